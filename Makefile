@@ -1,0 +1,51 @@
+# Slipstream: `make demo` and `make test` do all the set-up and then their work; a second call costs no set-up.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+UV := .uv/bin/uv
+PY := .venv/bin/python
+SOURCES := pyproject.toml constraints.txt $(wildcard runtime_ext/*.pyx runtime_ext/*.pxd runtime_ext/kernels/*.c runtime_ext/kernels/*.h)
+CODE := core transports skills runtime_ext tui slipstream tests examples
+
+.PHONY: help demo test check bench format clean
+
+help: ## what there is to type
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+demo: .stamps/dev ## a phone, a car and a hub find each other and run a trip, with nothing installed beforehand
+	@.venv/bin/slip demo
+
+test: .stamps/dev ## every test
+	@$(PY) -m pytest $(ARGS)
+
+check: .stamps/dev ## format, lint, types, stubs
+	@.venv/bin/ruff format --check --quiet $(CODE)
+	@.venv/bin/ruff check --quiet $(CODE)
+	@.venv/bin/mypy --no-error-summary
+	@$(PY) -m mypy.stubtest --mypy-config-file pyproject.toml slipstream.runtime_ext.scheduler slipstream.runtime_ext.frames
+	@echo "check: ok"
+
+bench: .stamps/bench ## our figures beside the floor and the peers, from one run
+	@for name in link schedule idle kill; do .venv/bin/slip bench $$name || exit 1; done
+
+format: .stamps/dev ## put the code into its form
+	@.venv/bin/ruff check --quiet --fix $(CODE) || true
+	@.venv/bin/ruff format --quiet $(CODE)
+
+clean: ## remove everything that was built
+	rm -rf .venv .uv .stamps build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find runtime_ext -name '*.so' -delete
+
+$(UV):
+	@echo "setting up: uv ..."
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv uv
+
+.stamps/dev: $(SOURCES) | $(UV)
+	@echo "setting up: environment and extensions ..."
+	@test -x $(PY) || $(UV) venv --quiet --python $(PYTHON) .venv
+	@VIRTUAL_ENV=.venv $(UV) pip install --quiet -e . --group dev -c constraints.txt
+	@mkdir -p .stamps && touch $@
+
+.stamps/bench: .stamps/dev
+	@VIRTUAL_ENV=.venv $(UV) pip install --quiet --group bench -c constraints.txt
+	@mkdir -p .stamps && touch $@

@@ -1,0 +1,1 @@
+"""Cython and C. Imports nothing of Slipstream."""

@@ -1,0 +1,1 @@
+"""Packs of skills, and how they are found."""

@@ -1,0 +1,1 @@
+"""Slipstream: one agent across phones and electric cars."""
