@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
 from json import dumps
-from typing import Any, NotRequired, TypeVar
+from typing import Any, Literal, NotRequired, ParamSpec, Protocol, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -24,6 +24,8 @@ from .errors import SkillFailed, UsageError
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
 
@@ -138,7 +140,7 @@ class SkillSpec:
         if not self.streaming and not inspect.iscoroutinefunction(fn):
             raise UsageError(f"{name} is not async", hint="declare it with `async def`", skill=name)
         self.undo_fn: Callable[..., Awaitable[None]] | None = None
-        self.reconcile_fn: Callable[..., Awaitable[Outcome]] | None = None
+        self.reconcile_fn: Callable[..., Awaitable[Any]] | None = None
 
         hints = typing.get_type_hints(fn, include_extras=True)
         parameters = list(inspect.signature(fn).parameters.values())
@@ -152,10 +154,12 @@ class SkillSpec:
             fields[p.name] = hints[p.name] if p.default is p.empty else NotRequired[hints[p.name]]
             if p.default is not p.empty:
                 defaults[p.name] = p.default
-        arguments = TypedDict(f"{name} arguments", fields)  # type: ignore[operator]
+        # a TypedDict validates into the keyword arguments themselves: no model is built and taken apart per call
+        make: Any = TypedDict
+        arguments = make(f"{name} arguments", fields)
         arguments.__pydantic_config__ = ConfigDict(extra="forbid")
         self._input: TypeAdapter[dict[str, Any]] = TypeAdapter(arguments)
-        returns = hints.get("return", None)
+        returns: Any = hints.get("return", None)
         if self.streaming:
             returns = typing.get_args(returns)[0]
         self._output: TypeAdapter[Any] = TypeAdapter(returns)
@@ -174,7 +178,7 @@ class SkillSpec:
                 output["$defs"] = defs
         self.output_schema = output
         # bytes stay bytes on the wire (msgpack has them); every other type crosses as JSON would write it
-        self._mode = "python" if '"binary"' in dumps(output) else "json"
+        self._mode: Literal["python", "json"] = "python" if '"binary"' in dumps(output) else "json"
 
     def check(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments, validated: what the function is called with.
@@ -210,8 +214,10 @@ class SkillSpec:
             checked = self._output.validate_python(value)
             plain = self._output.dump_python(checked, mode=self._mode)
         except (ValidationError, ValueError, TypeError) as error:
-            raise SkillFailed(f"{self.name} returned what its schema does not allow",
-                              str(error).splitlines()[0][:200], "fix the skill's return type", skill=self.name) from None  # fmt: skip
+            why = str(error).splitlines()[0][:200]
+            raise SkillFailed(
+                f"{self.name} returned what its schema does not allow", why, "fix its return type", skill=self.name
+            ) from None
         return plain if not self._wrap or self.streaming else {"result": plain}
 
     def load(self, plain: Any) -> Any:
@@ -225,8 +231,9 @@ class SkillSpec:
                 return [self._output.validate_python(item) for item in plain["result"]]
             return self._output.validate_python(plain["result"] if self._wrap else plain)
         except (ValidationError, KeyError, TypeError) as error:
-            raise SkillFailed(f"{self.name} sent a result that does not fit", str(error).splitlines()[0][:200],
-                              "the two devices have different versions of the skill", skill=self.name) from None  # fmt: skip
+            why = str(error).splitlines()[0][:200]
+            hint = "the two devices have different versions of the skill"
+            raise SkillFailed(f"{self.name} sent a result that does not fit", why, hint, skill=self.name) from None
 
     @property
     def annotations(self) -> dict[str, bool]:
@@ -255,11 +262,26 @@ class SkillSpec:
         return sha256(dumps(self.to_wire(), sort_keys=True).encode()).hexdigest()[:16]
 
 
+class Skill(Protocol[P, R_co]):
+    """A function that `@skill` decorated: called as it was written, with its spec beside it."""
+
+    spec: SkillSpec
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """The function itself."""
+
+    def undo(self, compensation: F) -> F:
+        """Register `async (ctx, args, result) -> None`, run only after success, never after *unknown*."""
+
+    def reconcile(self, answer: F) -> F:
+        """Register `async (ctx, args) -> Outcome | result`: did it happen? A result says yes, and what it gave."""
+
+
 def skill(
     name: str, *, effect: Effect, title: str = "", undoable: bool = False, resumable: bool = False,
     needs: Iterable[str] = (), cost: Cost = Cost(), consent: Consent = Consent.DEFAULT, lock: str | None = None,
     phrases: Iterable[str] = (),
-) -> Callable[[F], F]:  # fmt: skip
+) -> Callable[[Callable[P, R_co]], Skill[P, R_co]]:  # fmt: skip
     """Make a skill of an async function `fn(ctx, ...)`; the function itself stays as it is.
 
     `effect` is what it does to the world; `needs` are capabilities without which it is not offered; `lock` is held by
@@ -270,7 +292,7 @@ def skill(
         UsageError: the name, the signature or the docstring will not do.
     """
 
-    def decorate(fn: F) -> F:
+    def decorate(fn: Callable[P, R_co]) -> Skill[P, R_co]:
         spec = SkillSpec(
             fn, name, effect, title=title, undoable=undoable, resumable=resumable, needs=tuple(needs), cost=cost,
             consent=consent, lock=lock, phrases=tuple(phrases),
@@ -286,8 +308,9 @@ def skill(
             spec.reconcile_fn = answer
             return answer
 
-        fn.spec, fn.undo, fn.reconcile = spec, undo, reconcile  # type: ignore[attr-defined]
-        return fn
+        made = cast(Skill[P, R_co], fn)
+        made.spec, made.undo, made.reconcile = spec, undo, reconcile  # type: ignore[method-assign]
+        return made
 
     return decorate
 
@@ -309,7 +332,8 @@ class Pack:
     """Some skills and the backend that they share on one device.
 
     `open(settings)` is an async context manager that yields the backend (a simulator, a bus, an API client); a skill
-    gets at it with `ctx.backend(Class)`. `capabilities(backend)` says what is really there.
+    gets at it with `ctx.backend(Class)`. `settings` has what the config says, and `state`: a folder of the pack's own.
+    `capabilities(backend)` says what is really there.
     """
 
     name: str
@@ -356,4 +380,4 @@ def nearest(name: str, names: Iterable[str]) -> str:
     from difflib import get_close_matches  # only when something is already wrong
 
     close = get_close_matches(name, list(names), n=1)
-    return f"did you mean {close[0]}?" if close else "slip skills list"
+    return f"did you mean {close[0]}?" if close else ""

@@ -1,0 +1,361 @@
+"""Runs a plan: sends its steps to devices, moves what should be elsewhere, retries, waits, and ends it.
+
+Level-triggered: what is wanted (the assignment) and what is known (run.py) are compared on every change, and the
+difference is sent. Every message may be repeated, so a lost one is mended by the next comparison.
+
+A step moves only if it cannot have begun: its device gave it back, or is away and some input that it waits for is still
+held by a device that answers. Otherwise, an effect that may not be doubled stays where it is, and ends *unknown* when
+that device does not come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from .device import Device, LinkQuality
+from .errors import Cancelled, LinkLost, NoDevice, SlipError, TimedOut, UnknownOutcome, UsageError
+from .moves import ASK_SECONDS, cannot_have_begun, given_back, stop_there
+from .run import ENDED, GOOD, Run, StepState
+from .scheduler import Job, Placed, assign
+from .settle import settle
+
+AWAY_SECONDS = 20.0
+"""How long a run waits for a device that alone can go on with it."""
+OVERRUN_FACTOR, OVERRUN_SLACK = 3.0, 1.0
+"""A step overruns when it takes this many times its predicted time and this many seconds more."""
+
+
+class Dispatch(Run):
+    """A run, and what is done about it."""
+
+    _group: TaskGroup | None = None
+    _no_device_since: float | None = None
+
+    async def drive(self) -> None:
+        """Bring the run to its end."""
+        try:
+            async with anyio.create_task_group() as group:
+                self._group = group
+                while not self._over():
+                    self._wake = anyio.Event()
+                    self._compare()
+                    if self._over():
+                        break
+                    with anyio.move_on_at(self._next_look()):
+                        await self._wake.wait()
+                group.cancel_scope.cancel()
+            await settle(self)
+        finally:
+            self.ended.set()
+
+    def _over(self) -> bool:
+        return self.error is not None or all(s.final for s in self.steps.values())
+
+    def _next_look(self) -> float:
+        looks = [float("inf") if self._deadline is None else self._deadline]
+        for s in self.steps.values():
+            if s.away_since is not None:
+                looks.append(s.away_since + AWAY_SECONDS)
+            if s.state == "running":
+                looks.append(self._overrun_at(s))
+        if self._no_device_since is not None:
+            looks.append(self._no_device_since + AWAY_SECONDS)
+        return min(looks)
+
+    def _overrun_at(self, s: StepState) -> float:
+        if s.predicted is None or s.began is None:
+            return float("inf")
+        return s.began + (s.predicted.end - s.predicted.start) * OVERRUN_FACTOR + OVERRUN_SLACK
+
+    def _compare(self) -> None:
+        now = self.clock()
+        if self._cancelling:
+            self.error = Cancelled(f"the run {self.id} was cancelled")
+        elif self._deadline is not None and now >= self._deadline:
+            late = ", ".join(s.step.id for s in self.steps.values() if not s.final)
+            self.error = TimedOut(f"the run was not done in {self.plan.deadline_ms} ms", f"still open: {late}")
+        else:
+            self._find_failures()
+        if self.error is not None:
+            return
+        self._find_away(now)
+        self._find_overruns(now)
+        self._find_lost_results()
+        if self.error is None and (
+            self._replan or any(s.state == "waiting" and not s.device for s in self.steps.values())
+        ):
+            self._assign()
+        if self.error is None:
+            self._send()
+
+    def _find_failures(self) -> None:
+        for s in self.steps.values():
+            if s.state in ENDED - GOOD:
+                self.error = s.error or SlipError(f"step {s.step.id} {s.state}")
+                self.error.where.setdefault("step", s.step.id)
+                return
+
+    def _find_away(self, now: float) -> None:
+        for s in self.steps.values():
+            if s.state == "waiting" and s.device and not self.mesh.reachable(s.device):
+                s.device = ""
+                self.replan("a device is gone")
+            if s.state not in ("armed", "running") or s.asking:
+                continue
+            if self.mesh.reachable(s.device):
+                if s.away_since is not None:
+                    s.away_since, s.told = None, None  # it is back: it is asked what became of the step
+                continue
+            if s.away_since is None:
+                s.away_since, s.told = now, None
+                self.replan(f"{self.mesh.name_of(s.device)} is gone")
+            elif now >= s.away_since + AWAY_SECONDS:
+                s.error = UnknownOutcome(
+                    f"nobody knows whether {s.step.skill} happened", f"{self.mesh.name_of(s.device)} is gone",
+                    f"look, then: slip runs resume {self.id}", step=s.step.id,
+                )  # fmt: skip
+                self.end_step(s, "unknown")
+                self._find_failures()
+                return
+
+    def _find_overruns(self, now: float) -> None:
+        for s in self.steps.values():
+            if s.state == "running" and s.predicted is not None and now >= self._overrun_at(s):
+                took = now - (s.began or now)
+                at = s.predicted.start
+                s.predicted = Placed(s.device, at, at + 2 * took)  # expect as long again
+                self.replan(f"{s.step.id} takes longer than predicted on {self.mesh.name_of(s.device)}")
+                self._leave_slow(s)
+
+    def _leave_slow(self, s: StepState) -> None:
+        """A repeatable step that overruns is tried elsewhere, once, if somebody else has its skill."""
+        others = [d for d in self.mesh.devices() if d.offer(s.step.skill) and d.id != s.device and d.id not in s.avoid]
+        if not self.effects[s.step.id].repeatable or s.step.on is not None or not others or s.avoid:
+            return
+        s.avoid.add(s.device)
+        content = {"run": self.id, "step": s.step.id, "epoch": s.epoch, "stop": True}
+        self._spawn(partial(stop_there, self, s.device, content))
+        self.tell("step.retried", s, why="it takes longer than predicted")
+        self.release(s)
+
+    def _find_lost_results(self) -> None:
+        """A result that only a lost device held, and that somebody still needs, is made again if it may be."""
+        for s in self.steps.values():
+            if s.state in GOOD and s.state != "skipped" and not s.has_value and not self.mesh.reachable(s.device):
+                waiting = [r for r in self.readers[s.step.id] if self.steps[r].state == "waiting"]
+                if not waiting and s.step.id not in self.read_by_owner:
+                    continue
+                if self.effects[s.step.id].repeatable:
+                    s.attempt += 1
+                    self.release(s)
+                    self.replan(f"the result of {s.step.id} was lost with {self.mesh.name_of(s.device)}")
+                else:
+                    s.error = LinkLost(f"the result of {s.step.id} was lost", f"with {self.mesh.name_of(s.device)}")
+                    self.error = s.error
+
+    # -- who does what -----------------------------------------------------------------------------------------------
+
+    def _assign(self) -> None:
+        why, self._replan = self._replan or "scheduled", ""
+        now = self.clock()
+        jobs, fixed = [], {}
+        for s in self.steps.values():
+            deadline = None if self._deadline is None else self._deadline - now
+            jobs.append(Job(s.step.id, s.step.skill, s.step.needs, s.step.on, deadline, frozenset(s.avoid)))
+            if s.final and s.device:
+                fixed[s.step.id] = Placed(s.device, 0.0, 0.0)
+            elif s.state == "running" and s.away_since is None:
+                at = (s.began or now) - now
+                length = 0.0 if s.predicted is None else s.predicted.end - s.predicted.start
+                fixed[s.step.id] = Placed(s.device, at, max(0.0, at + length))
+            elif s.asking or (s.away_since is not None and not self.effects[s.step.id].repeatable):
+                fixed[s.step.id] = Placed(
+                    s.device, 0.0, 0.0 if s.predicted is None else max(0.0, s.predicted.end - now)
+                )
+        devices = [d for d in self.mesh.devices() if self.mesh.reachable(d.id)]
+        here = {d.id for d in devices}
+        # what is done keeps its place even when its device is gone: nothing is asked of it any more
+        gone = {p.device for p in fixed.values()} - here
+        devices += [Device(id=g, name=self.mesh.name_of(g), kind="gone", leaving=True) for g in sorted(gone)]
+        try:
+            found = assign(jobs, devices, self._desk.costs, self._link(here), fixed=fixed)
+        except NoDevice as error:
+            self._without_device(error, now)
+            return
+        except UsageError as error:
+            self.error = error
+            return
+        self._no_device_since = None
+        changed = {}
+        for s in self.steps.values():
+            if s.final or s.step.id in fixed:
+                continue
+            p = found.steps[s.step.id]
+            place = Placed(p.device, now + p.start, now + p.end)
+            if s.state == "armed" and s.device == place.device:
+                s.predicted = place
+                continue
+            if not self._worth_it(s, place, now):
+                continue
+            s.why = found.why(s.step.id)
+            changed[s.step.id] = {
+                "device": self.mesh.name_of(place.device),
+                "why": s.why,
+                "start": place.start - self.began,
+                "end": place.end - self.began,
+                "refused": found.refused(s.step.id),
+            }
+            if s.state == "armed":
+                self._ask_back(s, place)
+            else:
+                self._place(s, place)
+        self.assignment = found
+        if changed:
+            self.events.tell("run.assigned", run=self.id, assignment=changed, why=why, makespan=found.makespan)
+
+    def _link(self, here: set[str]) -> Callable[[str, str], LinkQuality | None]:
+        def link(a: str, b: str) -> LinkQuality | None:
+            if a in here and b in here:
+                return self.mesh.link_between(a, b)
+            return LinkQuality()  # from a device that is gone: the owner hands out what it left
+
+        return link
+
+    def _worth_it(self, s: StepState, place: Placed, now: float) -> bool:
+        """Whether moving an armed step gains enough: a tenth of its wait, and more than a message costs."""
+        if s.state != "armed" or s.away_since is not None or s.predicted is None or not self.mesh.reachable(s.device):
+            return True
+        return s.predicted.end - place.end > 0.05 + 0.1 * (place.end - now)
+
+    def _without_device(self, error: NoDevice, now: float) -> None:
+        """Nobody can run some step: at the start that is the end; later, a device may come back."""
+        begun = any(s.epoch for s in self.steps.values())
+        if self._no_device_since is None:
+            self._no_device_since = now
+        if not begun or now >= self._no_device_since + AWAY_SECONDS:
+            self.error = error
+        else:
+            self._replan = "a device is missing"
+
+    def _place(self, s: StepState, place: Placed) -> None:
+        s.device, s.predicted = place.device, place
+        s.epoch += 1
+        s.handed.clear()
+        s.state, s.told, s.away_since = "waiting", None, None
+        self.write(s)
+
+    def _ask_back(self, s: StepState, place: Placed) -> None:
+        if s.away_since is not None:
+            self._place(s, place)
+            return
+        s.asking = True
+        self._spawn(partial(self._take_back, s, place))
+
+    async def _take_back(self, s: StepState, place: Placed) -> None:
+        answer = await given_back(self, s)
+        s.asking = False
+        if answer is None:
+            s.told = None  # it went silent: it is found away, or asked again
+        elif answer["state"] != "absent":
+            self.report(s.device, answer)
+        elif s.state == "armed":
+            self._place(s, place)
+        self.poke()
+
+    async def _try_to_free(self, s: StepState) -> None:
+        held = await cannot_have_begun(self, s)
+        s.asking = False
+        if held and s.away_since is not None and s.state == "armed":
+            self.release(s)
+            s.device = ""
+            self.replan(f"{s.step.id} had not begun")
+        self.poke()
+
+    # -- sending -----------------------------------------------------------------------------------------------------
+
+    def _spawn(self, job: Callable[[], Any]) -> None:
+        assert self._group is not None
+        self._group.start_soon(job)
+
+    def _send(self) -> None:
+        batches: dict[str, list[StepState]] = {}
+        for s in self.steps.values():
+            if not s.device or s.asking:
+                continue
+            if s.away_since is not None and s.state == "armed" and not self.effects[s.step.id].repeatable:
+                if s.told is None and s.step.needs:
+                    s.asking, s.told = True, (s.epoch, frozenset())
+                    self._spawn(partial(self._try_to_free, s))
+                continue
+            if not self.mesh.reachable(s.device):
+                continue
+            receivers = self.receivers(s)
+            if s.final:
+                # a device that holds a result is told of new readers, unless the owner can hand it to them itself
+                if s.state in GOOD and not s.has_value and s.state != "skipped" and s.told != (s.epoch, receivers):
+                    batches.setdefault(s.device, []).append(s)
+            elif s.told != (s.epoch, receivers):
+                batches.setdefault(s.device, []).append(s)
+        for device, states in batches.items():
+            for s in states:
+                s.asking = True
+            self._spawn(partial(self._arm, device, states))
+
+    async def _arm(self, device: str, states: list[StepState]) -> None:
+        """Tell a device its steps, who reads their results, and the results that it may lack."""
+        have: dict[str, Any] = {}
+        for s in states:
+            for need in s.step.needs:
+                p = self.steps[need]
+                if p.state in GOOD and (p.has_value or p.state == "skipped"):
+                    have[need] = (p.state, p.value)
+                    s.handed.add(need)
+        receivers = {s.step.id: self.receivers(s) for s in states}
+        epochs = {s.step.id: s.epoch for s in states}
+        content = {"run": self.id, "have": have, "steps": [self.order(s, receivers[s.step.id]) for s in states]}
+        try:
+            for s in states:
+                if s.state == "waiting":
+                    s.state = "armed"
+                    self.write(s)
+                    self.tell("step.armed", s)
+            answer = await self.mesh.request(device, "slip.arm", content, self.clock() + ASK_SECONDS)
+        except SlipError as error:
+            for s in states:
+                s.asking = False
+                if s.device == device and s.epoch == epochs[s.step.id] and not s.final:
+                    self._not_armed(s, error)
+            self.poke()
+            return
+        for s in states:
+            s.asking = False
+            if s.device == device and s.epoch == epochs[s.step.id]:
+                s.told = (s.epoch, receivers[s.step.id])
+                if s.step.id in answer:
+                    self.report(device, answer[s.step.id])
+        self.poke()
+
+    def _not_armed(self, s: StepState, error: SlipError) -> None:
+        if error.code == "refused":
+            s.error = error
+            self._again(s, "failed")
+        elif error.code in ("link_lost", "timed_out"):
+            # it may have got it: treated like a device that is away, until it answers or is found gone
+            s.told = None
+            if self.mesh.reachable(s.device):
+                self._look_again()
+        else:
+            s.error = error
+            self.end_step(s, "failed")
+
+    def _look_again(self) -> None:
+        async def look_again() -> None:
+            await anyio.sleep(0.2)
+            self.poke()
+
+        self._spawn(look_again)

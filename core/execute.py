@@ -1,0 +1,395 @@
+"""Runs the steps of runs that their owners armed on this device.
+
+An armed step waits on its device until its last input arrives, from wherever, and starts then; its result goes straight
+to the devices that need it, and a report to the run's owner. Every message about a run may be repeated: what was begun
+is not begun again, the first answer stands, and a new link brings everything that the last one may have lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+import anyio
+
+from . import plan as plans
+from .errors import Cancelled, Refused, SlipError, TimedOut, UnknownOutcome, UsageError, from_wire
+from .invoke import Invoker
+from .journal import Journal
+from .skill import Effect, Outcome, SkillSpec
+from .timers import Timer, Timers
+from .wire import pack
+from .workers import Worker, Workers
+
+INLINE_LIMIT = 64 * 1024
+"""Largest result, in bytes of msgpack, that is reported to the owner of a run as well, so that it can be given out
+again when its device is gone."""
+CANCEL_GRACE = 8.0
+"""Seconds that a cancelled skill has to end, where only its end tells whether it happened."""
+RUNS_LIMIT = 256
+"""Runs of others that a device remembers at once; the one that was touched least recently is forgotten first."""
+
+
+class Mesh(Protocol):
+    """What the executor needs of its node."""
+
+    id: str
+
+    def note(self, device: str, target: str, content: dict[str, Any]) -> bool:
+        """Send a message that has no answer if there is a link; otherwise ask for a link and answer false."""
+
+
+@dataclass(slots=True)
+class Armed:
+    """A step that this device will run, runs or ran."""
+
+    step: str
+    epoch: int
+    key: str
+    skill: str
+    args: dict[str, Any]
+    needs: tuple[str, ...]
+    reads: tuple[str, ...]
+    when: dict[str, Any] | None
+    for_each: dict[str, Any] | None
+    seconds: float | None
+    sends: set[str]
+    sent: set[str] = field(default_factory=set)
+    state: str = "armed"
+    value: Any = None
+    size: int = 0
+    error: SlipError | None = None
+    began: float | None = None
+    ended: float | None = None
+    worker: Worker | None = None
+
+    @property
+    def final(self) -> bool:
+        """Whether it ended."""
+        return self.state not in ("armed", "running")
+
+
+@dataclass(slots=True)
+class RunHere:
+    """What this device knows of a run: its owner, what was armed here, and the results that came."""
+
+    id: str
+    owner: str
+    steps: dict[str, Armed] = field(default_factory=dict)
+    values: dict[str, tuple[str, Any]] = field(default_factory=dict)
+    cancelled: bool = False
+
+
+class Executor:
+    """Runs the steps that were armed on one device."""
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        invoker: Invoker,
+        journal: Journal,
+        timers: Timers,
+        workers: Workers,
+        clock: Callable[[], float],
+    ) -> None:
+        self.running = 0
+        self.slots = 4
+        self.leaving = False
+        self.on_saw: Callable[[str, float, int], None] = lambda skill, seconds, size: None
+        self._mesh, self._invoker, self._journal = mesh, invoker, journal
+        self._catalogue = invoker.catalogue
+        self._timers, self._workers, self._clock = timers, workers, clock
+        self._runs: dict[str, RunHere] = {}
+        self._ready: list[tuple[RunHere, Armed]] = []
+
+    def arm(self, owner: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Take steps of a run, or news about ones that are here; the state of each.
+
+        `request`: run, steps (see dispatch.py), have (results that the owner hands over).
+        """
+        run = self._runs.pop(request["run"], None) or RunHere(request["run"], owner)
+        if run.owner != owner:
+            self._runs[run.id] = run
+            raise Refused("another device owns this run", run.owner[:7])
+        self._runs[run.id] = run
+        self._forget_runs()
+        for name, (state, value) in request.get("have", {}).items():
+            run.values.setdefault(name, (state, value))
+        states = {}
+        for item in request["steps"]:
+            armed = self._take_step(run, item)
+            states[armed.step] = self._report_of(run, armed)
+            if armed.final:
+                self._deliver(run, armed)
+        self._start_ready(run)
+        return states
+
+    def _take_step(self, run: RunHere, item: dict[str, Any]) -> Armed:
+        armed = run.steps.get(item["id"])
+        if armed is not None and (armed.epoch > item["epoch"]):
+            return armed  # an old epoch is refused: the answer shows the newer one
+        if armed is not None and (armed.state == "running" or armed.final) and armed.key == item["key"]:
+            armed.epoch = item["epoch"]
+            armed.sends |= set(item["sends"])
+            return armed
+        if armed is None or armed.epoch < item["epoch"] or armed.state == "armed":
+            armed = Armed(
+                item["id"], item["epoch"], item["key"], item["skill"], item["args"], tuple(item["needs"]),
+                tuple(item["reads"]), item["when"], item["for_each"], item["seconds"], set(item["sends"]),
+            )  # fmt: skip
+            run.steps[armed.step] = armed
+            before = self._journal.invocation(armed.key)
+            if before is not None and before.state in (Outcome.DONE, Outcome.SUBMITTED):
+                armed.state, armed.value = before.state, before.result
+                armed.size = len(_packed(armed.value))
+                run.values[armed.step] = (armed.state, armed.value)
+        return armed
+
+    def disarm(self, run_id: str, step: str, epoch: int, *, stop: bool = False) -> dict[str, Any]:
+        """Give a step back if it has not begun, or in any case with `stop`; its state."""
+        run = self._runs.get(run_id)
+        armed = run.steps.get(step) if run else None
+        if run is None or armed is None:
+            return {"state": "absent"}
+        if armed.state == "armed" and armed.epoch <= epoch:
+            del run.steps[step]
+            self._ready = [entry for entry in self._ready if entry[1] is not armed]
+            return {"state": "absent"}
+        if stop and armed.state == "running" and armed.worker is not None and armed.epoch <= epoch:
+            armed.ended = self._clock()  # nobody waits for it any more
+            armed.worker.cancel()
+            del run.steps[step]
+            return {"state": "absent"}
+        return self._report_of(run, armed)
+
+    def withhold(self, run_id: str, step: str, to: str) -> bool:
+        """Stop sending a step's result to a device; whether it may already have gone there."""
+        run = self._runs.get(run_id)
+        armed = run.steps.get(step) if run else None
+        if armed is None:
+            return False
+        armed.sends.discard(to)
+        return to in armed.sent
+
+    def delivered(self, content: dict[str, Any]) -> None:
+        """A result came straight from the device that made it."""
+        run = self._runs.get(content["run"])
+        if run is None:  # it overtook the owner's arming
+            run = self._runs[content["run"]] = RunHere(content["run"], content["owner"])
+            self._forget_runs()
+        run.values.setdefault(content["step"], (content["state"], content["value"]))
+        self._start_ready(run)
+
+    def end(self, owner: str, run_id: str) -> None:
+        """The owner's run is over: cancel what runs, forget the rest."""
+        run = self._runs.get(run_id)
+        if run is None or run.owner != owner:
+            return
+        run.cancelled = True
+        del self._runs[run_id]
+        self._ready = [entry for entry in self._ready if entry[0] is not run]
+        for armed in run.steps.values():
+            if armed.worker is not None and armed.state == "running":
+                armed.worker.cancel()
+
+    def link_up(self, device: str) -> None:
+        """A new link: whatever the last one may have lost goes out again."""
+        for run in list(self._runs.values()):
+            for armed in run.steps.values():
+                if armed.final:
+                    armed.sent.discard(device)
+                    self._deliver(run, armed)
+                    if run.owner == device:
+                        self._mesh.note(device, "slip.report", self._report(run, armed))
+
+    def _forget_runs(self) -> None:
+        while len(self._runs) > RUNS_LIMIT:
+            for run_id, run in self._runs.items():
+                if not any(armed.state == "running" for armed in run.steps.values()):
+                    del self._runs[run_id]
+                    break
+            else:
+                return
+
+    def _start_ready(self, run: RunHere) -> None:
+        for armed in run.steps.values():
+            if armed.state == "armed" and all(need in run.values for need in armed.needs):
+                armed.state = "running"
+                self._ready.append((run, armed))
+        self._start()
+
+    def _start(self) -> None:
+        while self._ready and self.running < self.slots:
+            run, armed = self._ready.pop(0)
+            self.running += 1
+            armed.worker = self._workers.do(partial(self._run_step, run, armed))
+
+    async def _run_step(self, run: RunHere, armed: Armed) -> None:
+        armed.began = self._clock()
+        spec = self._catalogue.specs.get(armed.skill)
+        timers: list[Timer] = []
+        overdue = False
+
+        def too_late() -> None:
+            nonlocal overdue
+            overdue = True
+            if armed.worker is not None:
+                armed.worker.cancel()
+            # a skill that does not let itself be cancelled must not keep the run waiting
+            if spec is None or spec.effect.repeatable:
+                self._finish(run, armed, self._late(armed))
+            else:
+                timers.append(self._timers.at(self._clock() + CANCEL_GRACE, give_up))
+
+        def give_up() -> None:
+            why = "it did not end when it was cancelled"
+            self._finish(run, armed, UnknownOutcome(f"nobody knows whether {armed.skill} happened", why))
+
+        if armed.seconds is not None:
+            timers.append(self._timers.at(armed.began + armed.seconds, too_late))
+        try:
+            self._mesh.note(run.owner, "slip.report", self._report(run, armed))
+            state, value = await self._step_value(run, spec, armed)
+            if not armed.final:
+                armed.state, armed.value = state, value
+        except SlipError as error:
+            self._fail(armed, error)
+        except BaseException:
+            self._after_cancel(armed, overdue)
+            raise
+        finally:
+            for timer in timers:
+                timer.cancel()
+            self.running -= 1
+            self._finish(run, armed, None)
+            self._start()
+
+    def _late(self, armed: Armed) -> SlipError:
+        return TimedOut(f"{armed.skill} was not done in {armed.seconds or 0:g} s", skill=armed.skill)
+
+    def _after_cancel(self, armed: Armed, overdue: bool) -> None:
+        """What a cancelled step came to: what the journal holds, for effects that may not be doubled."""
+        stopped = self._late(armed) if overdue else Cancelled(f"{armed.skill} was cancelled")
+        known = self._journal.invocation(armed.key)
+        if known is None or known.state == Outcome.CANCELLED or armed.final:
+            self._fail(armed, stopped)
+        elif known.state == Outcome.DONE:
+            armed.state, armed.value = known.state, known.result
+        else:
+            self._fail(armed, from_wire(known.error))
+
+    def _fail(self, armed: Armed, error: SlipError) -> None:
+        if not armed.final:
+            armed.error = error
+            armed.state = _STATE_OF.get(error.code, Outcome.FAILED.value)
+
+    def _finish(self, run: RunHere, armed: Armed, error: SlipError | None) -> None:
+        """A step ended: hand its result on, report, and start what waited for it here."""
+        if error is not None:
+            self._fail(armed, error)
+        if armed.ended is not None:
+            return
+        armed.ended = self._clock()
+        if run.cancelled:
+            return
+        if armed.state in ("done", "submitted", "skipped"):
+            armed.size = len(_packed(armed.value))
+            run.values[armed.step] = (armed.state, armed.value)
+            self._deliver(run, armed)
+            if armed.state == "done" and armed.began is not None:
+                self.on_saw(armed.skill, armed.ended - armed.began, armed.size)
+        self._mesh.note(run.owner, "slip.report", self._report(run, armed))
+        self._start_ready(run)
+
+    async def _step_value(self, run: RunHere, spec: SkillSpec | None, armed: Armed) -> tuple[str, Any]:
+        if self.leaving:
+            raise Refused("this device is leaving the mesh", skill=armed.skill)
+        values = {name: run.values[name][1] for name in armed.needs}
+        if any(run.values[name][0] == "skipped" for name in armed.reads):
+            return "skipped", None
+        if armed.when is not None and not plans.holds(armed.when, values):
+            return "skipped", None
+        if spec is None:
+            raise Refused(f"{armed.skill} is not offered here any more", skill=armed.skill)
+        deadline = None if armed.seconds is None or armed.began is None else armed.began + armed.seconds
+
+        def on_progress(fraction: float, note: str) -> None:
+            report = {"run": run.id, "step": armed.step, "epoch": armed.epoch, "fraction": fraction, "note": note}
+            self._mesh.note(run.owner, "slip.progress", report)
+
+        call = partial(self._invoker.invoke, spec, caller=run.owner, deadline=deadline, on_progress=on_progress)
+        if armed.for_each is None:
+            return await call(plans.fill(armed.args, values), key=armed.key)
+        items = plans.fill(armed.for_each, values)
+        if not isinstance(items, list) or len(items) > plans.ITEMS_LIMIT:
+            raise UsageError(f"step {armed.step}: for_each", f"needs a list of at most {plans.ITEMS_LIMIT} items",
+                             step=armed.step, field="for_each")  # fmt: skip
+        results: list[Any] = [None] * len(items)
+
+        async def one(i: int) -> None:
+            args = plans.fill(armed.args, {**values, "item": items[i]})
+            results[i] = (await call(args, key=f"{armed.key}/{i}"))[1]
+
+        await self._each(one, len(items), at_once=self.slots if spec.effect is Effect.READ else 1)
+        return "done", {"result": results}
+
+    async def _each(self, one: Callable[[int], Awaitable[None]], count: int, at_once: int) -> None:
+        failed: list[SlipError] = []
+        numbers = iter(range(count))
+
+        async def lane() -> None:
+            for i in numbers:
+                if failed:
+                    return
+                try:
+                    await one(i)
+                except SlipError as error:
+                    error.where.setdefault("item", i)
+                    failed.append(error)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(min(at_once, count)):
+                group.start_soon(lane)
+        if failed:
+            raise failed[0]
+
+    # -- what is told ------------------------------------------------------------------------------------------------
+
+    def _deliver(self, run: RunHere, armed: Armed) -> None:
+        if armed.state not in ("done", "submitted", "skipped"):
+            return
+        for device in armed.sends - armed.sent:
+            if device in (self._mesh.id, run.owner):
+                continue  # the owner reads it in the report
+            armed.sent.add(device)
+            content = {
+                "run": run.id,
+                "owner": run.owner,
+                "step": armed.step,
+                "state": armed.state,
+                "value": armed.value,
+            }
+            if not self._mesh.note(device, "slip.deliver", content):
+                armed.sent.discard(device)  # no link: `link_up` sends it
+
+    def _report_of(self, run: RunHere, armed: Armed) -> dict[str, Any]:
+        inline = armed.size <= INLINE_LIMIT or run.owner in armed.sends
+        return {
+            "step": armed.step, "epoch": armed.epoch, "state": armed.state,
+            "value": armed.value if inline else None, "inline": inline, "size": armed.size,
+            "error": armed.error.to_wire() if armed.error else None,
+            "seconds": (armed.ended - armed.began) if armed.ended is not None and armed.began is not None else None,
+        }  # fmt: skip
+
+    def _report(self, run: RunHere, armed: Armed) -> dict[str, Any]:
+        return {"run": run.id, **self._report_of(run, armed)}
+
+
+_STATE_OF = {"cancelled": "cancelled", "unknown": "unknown", "denied": "denied"}
+
+
+def _packed(value: Any) -> bytes:
+    """A value as it would go over a link, to know its size."""
+    return pack([value])

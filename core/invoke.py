@@ -1,0 +1,264 @@
+"""Runs one skill on this device, once: the first answer to a key stands, and what may not be doubled never is.
+
+An effect that may not happen twice is journalled before it begins; one that was begun and has no known end is asked
+about (`reconcile`), never repeated (law 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+import anyio
+
+from .errors import Cancelled, SkillFailed, SlipError, UnknownOutcome, UsageError, from_wire
+from .events import Events
+from .journal import Invocation, Journal
+from .skill import Catalogue, Context, Outcome, SkillSpec, Submitted
+
+
+class Blocked(BaseException):
+    """Raised into a skill that holds up the event loop. No `except Exception` of the skill can catch it."""
+
+
+class Guard(Protocol):
+    """Watches that skills give the event loop back."""
+
+    def enter(self) -> None:
+        """A skill is about to run."""
+
+    def leave(self) -> None:
+        """It ended."""
+
+
+class Mesh(Protocol):
+    """What the executor needs of its node."""
+
+    id: str
+    name: str
+
+    async def call(self, skill: str, args: Mapping[str, Any], *, on: str | None, deadline: float | None) -> Any:
+        """Call a skill anywhere in the mesh."""
+
+
+RECONCILE_SECONDS = 5.0
+
+
+class LiveContext(Context):
+    """The context of an invocation in a running node."""
+
+    def __init__(
+        self, invoker: Invoker, backends: tuple[Any, ...], key: str, caller: str, deadline: float | None,
+        on_progress: Callable[[float, str], None] | None,
+    ) -> None:  # fmt: skip
+        super().__init__(*backends)
+        self.device, self.key, self.caller, self.deadline = invoker.mesh.name, key, caller, deadline
+        self._invoker, self._on_progress = invoker, on_progress
+
+    async def progress(self, fraction: float, note: str = "") -> None:
+        if self._on_progress is not None:
+            self._on_progress(float(fraction), str(note))
+        await anyio.lowlevel.checkpoint()
+
+    async def checkpoint(self, **state: Any) -> None:
+        await super().checkpoint(**state)
+        self._invoker.keep_state(self.key, self.state)
+        await anyio.lowlevel.checkpoint()
+
+    async def call(self, skill: str, /, *, on: str | None = None, **args: Any) -> Any:
+        return await self._invoker.mesh.call(skill, args, on=on, deadline=self.deadline)
+
+
+class Invoker:
+    """Runs skills, one invocation at a time."""
+
+    guard: Guard | None = None
+
+    def __init__(self, mesh: Mesh, catalogue: Catalogue, journal: Journal, events: Events) -> None:
+        self.catalogue = catalogue
+        self.backends: tuple[Any, ...] = ()
+        self.mesh, self._journal, self._events = mesh, journal, events
+        self._under_way: dict[str, anyio.Event] = {}
+        self._locks: dict[str, anyio.Lock] = {}
+
+    async def invoke(
+        self, spec: SkillSpec, args: Mapping[str, Any], *, key: str = "", caller: str = "",
+        deadline: float | None = None, on_progress: Callable[[float, str], None] | None = None,
+        on_item: Callable[[Any], Awaitable[None]] | None = None,
+    ) -> tuple[str, Any]:  # fmt: skip
+        """Run a skill once; its outcome (`done`, `submitted`) and its value as plain data.
+
+        With a key, the first answer stands, also over a restart; an effect that may not happen twice is journalled
+        before it begins, and one that was begun and never ended is reconciled, never repeated.
+
+        Raises:
+            SlipError: what went wrong, and whose fault it is.
+        """
+        checked = spec.check(args)
+        if key:
+            while key in self._under_way:
+                await self._under_way[key].wait()
+            if (before := self._journal.invocation(key)) is not None:
+                answer = await self._before(spec, before, checked, caller, deadline)
+                if answer is not None:
+                    return answer
+            self._under_way[key] = anyio.Event()
+            try:
+                return await self._invoke(spec, checked, args, key, caller, deadline, on_progress, on_item)
+            finally:
+                self._under_way.pop(key).set()
+        return await self._invoke(spec, checked, args, key, caller, deadline, on_progress, on_item)
+
+    async def _before(
+        self, spec: SkillSpec, before: Invocation, checked: dict[str, Any], caller: str, deadline: float | None
+    ) -> tuple[str, Any] | None:
+        """The first answer to a key; None if it may (still) be run."""
+        if before.skill != spec.name:
+            raise UsageError(f"the key {before.key} was used for {before.skill}", hint="a new call needs a new key")
+        if before.error is not None:
+            raise from_wire(before.error)
+        if before.state in (Outcome.DONE, Outcome.SUBMITTED, "undone"):
+            return before.state, before.result
+        if spec.effect.repeatable:
+            return None
+        if spec.resumable:
+            return None  # it goes on from its last checkpoint
+        outcome, result = await self._reconcile(spec, checked, before.key, caller, deadline)
+        if outcome is Outcome.DONE:
+            self._journal.end(before.key, Outcome.DONE, result)
+            return Outcome.DONE.value, result
+        if outcome is Outcome.NOT_DONE:
+            return None
+        raise UnknownOutcome(
+            f"nobody knows whether {spec.name} happened", "it was begun and never reported its end",
+            "look, then decide: slip runs show", skill=spec.name,
+        )  # fmt: skip
+
+    async def _reconcile(
+        self, spec: SkillSpec, checked: dict[str, Any], key: str, caller: str, deadline: float | None
+    ) -> tuple[Outcome, Any]:
+        """Whether it happened, as far as the skill can tell, and the result if it knows that too."""
+        if spec.reconcile_fn is None:
+            return Outcome.UNKNOWN, {}
+        ctx = LiveContext(self, self.backends, key, caller, deadline, None)
+        try:
+            with anyio.fail_after(RECONCILE_SECONDS):
+                answer = await spec.reconcile_fn(ctx, checked)
+            return (answer, {}) if isinstance(answer, Outcome) else (Outcome.DONE, spec.dump(answer))
+        except Exception as error:
+            self._events.tell("warning", what=f"{spec.name} could not be reconciled", why=str(error), hint="")
+            return Outcome.UNKNOWN, {}
+
+    async def _invoke(
+        self, spec: SkillSpec, checked: dict[str, Any], args: Mapping[str, Any], key: str, caller: str,
+        deadline: float | None, on_progress: Callable[[float, str], None] | None,
+        on_item: Callable[[Any], Awaitable[None]] | None,
+    ) -> tuple[str, Any]:  # fmt: skip
+        if spec.lock is not None:
+            async with self._locks.setdefault(spec.lock, anyio.Lock()):
+                return await self._keyed(spec, checked, args, key, caller, deadline, on_progress, on_item)
+        return await self._keyed(spec, checked, args, key, caller, deadline, on_progress, on_item)
+
+    async def _keyed(
+        self, spec: SkillSpec, checked: dict[str, Any], args: Mapping[str, Any], key: str, caller: str,
+        deadline: float | None, on_progress: Callable[[float, str], None] | None,
+        on_item: Callable[[Any], Awaitable[None]] | None,
+    ) -> tuple[str, Any]:  # fmt: skip
+        ctx = LiveContext(self, self.backends, key, caller, deadline, on_progress)
+        once = bool(key) and not spec.effect.repeatable
+        if once and spec.resumable:
+            ctx.state = self._journal.state(key)
+        if once:
+            self._journal.begin(key, spec.name, dict(args), durable=True)
+        try:
+            value = await self._body(spec, ctx, checked, on_item)
+            plain = spec.dump(value)
+        except SlipError as error:
+            if once:
+                self._journal.end(key, Outcome.FAILED, None, error.to_wire())
+            raise
+        except BaseException:
+            # cancelled in the middle: of an effect that may not be doubled, only the skill can say whether it happened
+            if once and not spec.resumable:
+                with anyio.CancelScope(shield=True):
+                    outcome, result = await self._reconcile(spec, checked, key, caller, None)
+                if outcome is Outcome.NOT_DONE:
+                    self._journal.end(key, Outcome.CANCELLED, None, Cancelled(f"{spec.name} was cancelled").to_wire())
+                elif outcome is Outcome.DONE:
+                    self._journal.end(key, Outcome.DONE, result)
+                else:
+                    unknown = UnknownOutcome(f"nobody knows whether {spec.name} happened", "it was cancelled half-way")
+                    self._journal.end(key, Outcome.UNKNOWN, None, unknown.to_wire())
+            raise
+        state = Outcome.SUBMITTED if type(value) is Submitted else Outcome.DONE
+        if once:
+            with self._journal.together(durable=True):
+                self._journal.end(key, state, plain)
+        elif key:
+            self._journal.record(key, spec.name, dict(args), state, plain)
+        return state.value, plain
+
+    async def _body(
+        self, spec: SkillSpec, ctx: LiveContext, checked: dict[str, Any],
+        on_item: Callable[[Any], Awaitable[None]] | None,
+    ) -> Any:  # fmt: skip
+        """Run the skill's own code; the guard finds this frame on the stack when the loop is held up."""
+        if self.guard is not None:
+            self.guard.enter()
+        try:
+            if not spec.streaming:
+                return await spec.fn(ctx, **checked)
+            items: list[Any] = []
+            async for item in spec.fn(ctx, **checked):
+                if on_item is None:
+                    items.append(item)
+                else:
+                    await on_item(spec.dump(item))
+            return items
+        except SlipError:
+            raise
+        except Blocked:
+            raise SkillFailed(f"{spec.name} blocked the event loop", "it did not give it back in time",
+                              "run slow code with anyio.to_thread.run_sync", skill=spec.name) from None  # fmt: skip
+        except Exception as error:
+            raise SkillFailed(f"{spec.name} raised {type(error).__name__}", str(error)[:500], where_raised(error),
+                              skill=spec.name) from error  # fmt: skip
+        finally:
+            if self.guard is not None:
+                self.guard.leave()
+
+    def keep_state(self, key: str, state: dict[str, Any]) -> None:
+        """Keep what a resumable skill's checkpoint said, over a restart."""
+        if key:
+            self._journal.keep_state(key, state)
+
+    async def undo(self, key: str) -> bool:
+        """Run the compensation of what a key did; false if there is nothing to undo.
+
+        Raises:
+            SlipError: the compensation failed.
+        """
+        done = self._journal.invocation(key)
+        if done is None or done.state != Outcome.DONE:
+            return False
+        spec = self.catalogue.get(done.skill)
+        if spec.undo_fn is None:
+            return False
+        ctx = LiveContext(self, self.backends, f"{key}/undo", "", None, None)
+        try:
+            await spec.undo_fn(ctx, spec.check(done.args), spec.load(done.result) if done.result else None)
+        except SlipError:
+            raise
+        except Exception as error:
+            raise SkillFailed(f"undoing {spec.name} raised {type(error).__name__}", str(error)[:500],
+                              where_raised(error), skill=spec.name) from error  # fmt: skip
+        self._journal.undone(key)
+        return True
+
+
+def where_raised(error: BaseException) -> str:
+    """The file and line where a skill raised, for the hint."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else ""

@@ -1,0 +1,238 @@
+"""The links of this device: accepts and dials them, and keeps one for each pair of devices.
+
+Discovered is not reachable: an address is only dialled, and the handshake proves who is there. When both sides dial at
+once, the link that the smaller id dialled stays, on both sides; a new link from the side that made the old one replaces
+it, since that side knows that the old one is dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import anyio
+from anyio.abc import TaskGroup
+
+from .device import short
+from .errors import LinkLost, ProtocolError, Refused, SlipError
+from .link import Link, Transport
+from .peer import Peer, PeerOwner
+from .timers import Timers
+
+DIAL_SECONDS = 6.0
+FOUND_LIMIT = 16
+"""Links that are opened because a device was found; more are opened only when something must be sent."""
+HELLO_SECONDS = 5.0
+"""How long the other end of a new link may take to say who it is."""
+RETIRE_SECONDS = 0.2
+
+
+class Suggestion(Protocol):
+    """A device, and addresses where it may be."""
+
+    @property
+    def device(self) -> str:
+        """Its id."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where to dial."""
+
+
+class Candidates(Protocol):
+    """Whom to dial, and when; what it suggests is believed only after the handshake."""
+
+    def due(self, now: float) -> Sequence[Suggestion]:
+        """Whom to dial now."""
+
+    def next_due(self) -> float | None:
+        """When to ask again."""
+
+    def addresses(self, device: str) -> tuple[str, ...]:
+        """Where a device may be."""
+
+    def failed(self, device: str, now: float) -> None:
+        """Dialling it came to nothing."""
+
+    def linked(self, device: str) -> None:
+        """There is a link with it."""
+
+    def lost(self, device: str, now: float) -> None:
+        """The link with it is gone."""
+
+
+class LinksOwner(PeerOwner, Protocol):
+    """What a node is to its links."""
+
+    def link_up(self, peer: Peer, hello: dict[str, Any]) -> None:
+        """There is a new link with a device; the one before it, if any, may have lost what was sent last."""
+
+    def link_down(self, peer: Peer, why: SlipError | None) -> None:
+        """The link with a device is gone, and no other one took its place."""
+
+    def addresses_of(self, device: str) -> tuple[str, ...]:
+        """Where the members say that a device is."""
+
+
+class Links:
+    """All links of one device, by the id of the other end."""
+
+    def __init__(
+        self, me: str, hello: dict[str, Any], transports: Mapping[str, Transport], candidates: Candidates | None,
+        timers: Timers, clock: Callable[[], float], owner: LinksOwner, group: TaskGroup,
+    ) -> None:  # fmt: skip
+        self.up: dict[str, Peer] = {}
+        self.stopping = False
+        self._me, self._hello, self._transports, self._candidates = me, hello, transports, candidates
+        self._timers, self._clock, self._owner, self._group = timers, clock, owner, group
+        self._all: set[Peer] = set()
+        self._dialling: dict[str, anyio.Event] = {}
+        self._look = anyio.Event()
+        self._gone = anyio.Event()
+
+    def accept(self, link: Link) -> None:
+        """Somebody dialled us, and the transport proved who."""
+        self._meet(link)
+
+    def _meet(self, link: Link) -> Peer:
+        peer = Peer(self._owner, self, link, self._hello, self._timers, self._clock)
+        self._all.add(peer)
+
+        def too_late() -> None:
+            if not peer.settled.is_set():
+                peer.abort(ProtocolError("no HELLO came in time", f"{HELLO_SECONDS:g} s are allowed"))
+
+        self._timers.at(self._clock() + HELLO_SECONDS, too_late)
+        return peer
+
+    async def dial_candidates(self) -> None:
+        """Dial what is found, when it is due; runs until cancelled."""
+        if self._candidates is None:
+            return
+        while True:
+            if len(self.up) < FOUND_LIMIT:
+                for found in self._candidates.due(self._clock()):
+                    self._group.start_soon(self._dial_candidate, self._candidates, found)
+            self._look = anyio.Event()
+            at = self._candidates.next_due() if len(self.up) < FOUND_LIMIT else None
+            with anyio.move_on_at(float("inf") if at is None else at):
+                await self._look.wait()
+
+    async def _dial_candidate(self, candidates: Candidates, found: Suggestion) -> None:
+        try:
+            await self._dial(found.device, found.addresses)
+        except SlipError:
+            candidates.failed(found.device, self._clock())
+            self._look.set()
+
+    def suggested(self) -> None:
+        """There may be new addresses among the candidates."""
+        self._look.set()
+
+    async def to(self, device: str, addresses: tuple[str, ...] = ()) -> Peer:
+        """The link to a device, dialled if there is none.
+
+        Raises:
+            LinkLost: it cannot be reached; `why` says what was tried last.
+        """
+        if (peer := self.up.get(device)) is not None:
+            return peer
+        if (dialling := self._dialling.get(device)) is not None:
+            await dialling.wait()
+            if (peer := self.up.get(device)) is not None:
+                return peer
+        addresses += self._owner.addresses_of(device)
+        if self._candidates is not None:
+            addresses += self._candidates.addresses(device)
+        return await self._dial(device, tuple(dict.fromkeys(addresses)))
+
+    def dialling(self, device: str) -> bool:
+        """Whether a dial is under way."""
+        return device in self._dialling
+
+    async def _dial(self, device: str, addresses: tuple[str, ...]) -> Peer:
+        if (peer := self.up.get(device)) is not None:
+            return peer
+        why: SlipError = LinkLost(f"{short(device)} cannot be reached", "no address of it is known")
+        done = self._dialling[device] = anyio.Event()
+        try:
+            for address in addresses:
+                transport = self._transports.get(address.partition("://")[0])
+                if transport is None:
+                    continue
+                try:
+                    with anyio.fail_after(DIAL_SECONDS):
+                        dialled = self._meet(await transport.dial(address, device))
+                        await dialled.settled.wait()
+                except TimeoutError:
+                    why = LinkLost(f"{short(device)} cannot be reached", f"{address} did not answer in time")
+                    continue
+                except LinkLost as error:
+                    why = error
+                    continue
+                if (peer := self.up.get(device)) is not None:
+                    return peer
+                why = dialled.why or why
+            raise (
+                why if isinstance(why, LinkLost) else LinkLost(f"{short(device)} refused the link", str(why), why.hint)
+            )
+        finally:
+            if self._dialling.get(device) is done:
+                del self._dialling[device]
+            done.set()
+
+    def peer_hello(self, peer: Peer, hello: dict[str, Any]) -> None:
+        """A peer said who it is: there is a link with it, unless there is a better one already.
+
+        Raises:
+            Refused: the link is not wanted.
+        """
+        if peer.id == self._me:
+            raise Refused("this is the same device", "a device keeps no link with itself")
+        if self.stopping:
+            raise Refused("this device is leaving the mesh")
+        other = self.up.get(peer.id)
+        if other is not None and other.link.dialled != peer.link.dialled and peer.link.dialled != (self._me < peer.id):
+            self._retire(peer)
+            return
+        self.up[peer.id] = peer
+        if other is not None:
+            self._retire(other)
+        if self._candidates is not None:
+            self._candidates.linked(peer.id)
+        self._owner.link_up(peer, hello)
+
+    def _retire(self, peer: Peer) -> None:
+        """Close a link that another one replaced, once its calls have their answers."""
+        peer.settled.set()
+
+        def close() -> None:
+            if peer.busy:
+                self._timers.at(self._clock() + RETIRE_SECONDS, close)
+            elif not peer.lost:
+                peer.leave()
+
+        self._timers.at(self._clock() + RETIRE_SECONDS, close)
+
+    def peer_lost(self, peer: Peer, why: SlipError | None) -> None:
+        """A link is gone."""
+        self._all.discard(peer)
+        peer.settled.set()
+        if self.up.get(peer.id) is peer:
+            del self.up[peer.id]
+            if self._candidates is not None:
+                self._candidates.lost(peer.id, self._clock())
+            self._look.set()
+            self._owner.link_down(peer, why)
+        if not self._all:
+            self._gone.set()
+
+    async def leave(self) -> None:
+        """Say goodbye on every link, and wait a moment until that is sent."""
+        self.stopping = True
+        for peer in list(self._all):
+            peer.leave()
+        with anyio.move_on_after(1.0):
+            while self._all:
+                self._gone = anyio.Event()
+                await self._gone.wait()

@@ -1,0 +1,46 @@
+"""Asking devices to give steps back, so that a step moves only where it cannot have begun."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .errors import SlipError
+from .run import Run, StepState
+
+ASK_SECONDS = 3.0
+"""How long a device has to answer a message about a run."""
+
+
+async def given_back(run: Run, s: StepState) -> dict[str, Any] | None:
+    """Ask a device for an armed step; its state there (`absent`: it gave it back), None if the device is silent."""
+    content = {"run": run.id, "step": s.step.id, "epoch": s.epoch}
+    try:
+        answer: dict[str, Any] = await run.mesh.request(s.device, "slip.disarm", content, run.clock() + ASK_SECONDS)
+    except SlipError:
+        return None
+    return answer
+
+
+async def cannot_have_begun(run: Run, s: StepState) -> bool:
+    """Whether some input that a step of a device that is gone waits for is held back by a device that answers."""
+    for need in s.step.needs:
+        producer = run.steps[need]
+        if need in s.handed or producer.device == s.device or not run.mesh.reachable(producer.device):
+            continue
+        content = {"run": run.id, "step": need, "to": s.device}
+        try:
+            answer = await run.mesh.request(producer.device, "slip.withhold", content, run.clock() + ASK_SECONDS)
+        except SlipError:
+            continue
+        if not answer["sent"]:
+            return True
+    return False
+
+
+async def stop_there(run: Run, device: str, content: dict[str, Any]) -> None:
+    """Tell a device to stop a repeatable step that is tried elsewhere."""
+    try:
+        await run.mesh.request(device, "slip.disarm", content, run.clock() + ASK_SECONDS)
+    except SlipError as error:
+        run.events.tell("warning", what=f"{content['step']} may still run on {run.mesh.name_of(device)}",
+                        why=str(error), hint="its result will not be used")  # fmt: skip

@@ -1,0 +1,512 @@
+"""The one service: a task group that drives members, links, skills and runs on one device.
+
+Everything it waits for is pushed: bytes from links, deadlines from one heap, suggestions of addresses. It knows
+transports only as `link.Transport`, and addresses to try only as `Candidates` (see transports/discovery.py).
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from .costs import Costs
+from .device import Device, LinkQuality, Offer, Resources, clean, short
+from .dispatch import Dispatch
+from .errors import LinkLost, NoDevice, ProtocolError, SlipError, TimedOut, UsageError
+from .events import Events
+from .execute import Executor
+from .invoke import Guard, Invoker
+from .journal import Journal
+from .link import Transport
+from .links import Candidates, Links
+from .members import Members
+from .peer import Peer
+from .plan import Plan
+from .run import Desk
+from .runs import Runs
+from .scheduler import Job, assign
+from .serve import Server
+from .skill import Catalogue, Effect, Pack, nearest, spec_of
+from .timers import Timers
+from .workers import Workers
+
+CALL_SECONDS = 30.0
+"""Deadline of a call that names none."""
+
+
+class Node:
+    """One device of a mesh. `run` brings it up; everything else works while it runs."""
+
+    def __init__(
+        self, device_id: str, name: str, kind: str, *, transports: Sequence[Transport],
+        packs: Sequence[tuple[Pack, Mapping[str, Any]]] = (), journal: Journal | None = None,
+        candidates: Candidates | None = None, resources: Resources = Resources(), guard: Guard | None = None,
+        clock: Callable[[], float] = anyio.current_time, wall: Callable[[], float] = time.time,
+        new_id: Callable[[], str] = lambda: secrets.token_hex(5),
+    ) -> None:  # fmt: skip
+        self.id, self.name, self.kind = device_id, clean(name), kind
+        self.journal = journal or Journal(":memory:", wall)
+        self.events = Events(wall)
+        self.costs = Costs.from_wire(self.journal.fact("costs"))
+        self.catalogue = Catalogue()
+        self.timers = Timers()
+        self.candidates = candidates
+        self._transports = {t.scheme: t for t in transports}
+        self._packs, self._resources, self._guard = packs, resources, guard
+        self.clock, self.wall, self.new_id = clock, wall, new_id
+        self.members: Members
+        self.invoker: Invoker
+        self.executor: Executor
+        self.runs: Runs
+        self.links: Links
+        self._group: TaskGroup
+        self._workers: Workers
+        self._server: Server
+        self._specs: dict[str, dict[str, Any]] = {}
+        self._look = anyio.Event()
+        self._stop = anyio.Event()
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Be a device of the mesh until `stop`; started once it accepts links and calls, whoever is there.
+
+        Raises:
+            OSError: an address cannot be bound.
+            UsageError: two packs offer the same skill.
+        """
+        async with AsyncExitStack() as stack:
+            backends = []
+            simulated = False
+            for pack, settings in self._packs:
+                backend = await stack.enter_async_context(pack.open(settings))
+                self.catalogue.add(pack, pack.capabilities(backend))
+                simulated = simulated or pack.simulated
+                if backend is not None:
+                    backends.append(backend)
+            self._group = await stack.enter_async_context(anyio.create_task_group())
+            self._workers = Workers(self._group)
+            self.invoker = Invoker(self, self.catalogue, self.journal, self.events)
+            self.invoker.backends, self.invoker.guard = tuple(backends), self._guard
+            self.executor = Executor(self, self.invoker, self.journal, self.timers, self._workers, self.clock)
+            self.executor.slots = self._resources.slots
+            self.executor.on_saw = self._saw
+            self._server = Server(self.invoker, self._workers, self.timers, self.clock)
+            self.links = Links(
+                self.id, {"name": self.name, "kind": self.kind}, self._transports, self.candidates, self.timers,
+                self.clock, self, self._group,
+            )  # fmt: skip
+            me = Device(
+                self.id, self.name, self.kind, version=(self.journal.next_boot(), 0), offers=self._offers(),
+                resources=self._resources, simulated=simulated,
+            )  # fmt: skip
+            self.members = Members(me)
+            desk = Desk(self, self.journal, self.events, self.costs, self.clock, self.wall)
+            self.runs = Runs(desk, self.new_id)
+            addresses = []
+            for transport in self._transports.values():
+                addresses += await stack.enter_async_context(transport.serve(self.links.accept))
+            self.addresses_are(addresses)
+            self._group.start_soon(self.timers.run)
+            self._group.start_soon(self._watch_members)
+            self._group.start_soon(self.links.dial_candidates)
+            self.events.tell("node.started", device=self.id, name=self.name, addresses=addresses)
+            task_status.started()
+            try:
+                await self._stop.wait()
+                await self._leave()
+            finally:
+                self._group.cancel_scope.cancel()
+                self._keep_costs()
+
+    def stop(self) -> None:
+        """Leave gracefully: tell the others, finish nothing new, close."""
+        self._stop.set()
+
+    async def _leave(self) -> None:
+        self.executor.leaving = True
+        self.events.tell("node.stopping")
+        self.members.change(self.clock(), leaving=True)
+        self._spread()
+        await self.links.leave()
+
+    def addresses_are(self, addresses: Iterable[str]) -> None:
+        """The addresses to announce changed."""
+        self.members.change(self.clock(), addresses=tuple(addresses))
+        self._look.set()
+
+    def offer(self, pack: Pack) -> None:
+        """Offer a pack's skills from now on, in place of those of the same name (a skill file that was edited)."""
+        for fn in pack.skills:
+            self.catalogue.specs.pop(spec_of(fn).name, None)
+        self.catalogue.add(pack)
+        self.members.change(self.clock(), offers=self._offers())
+        self._look.set()
+
+    def resources_are(self, resources: Resources) -> None:
+        """What this device has to give changed."""
+        self.members.change(self.clock(), resources=resources)
+        self._look.set()
+
+    def _offers(self) -> tuple[Offer, ...]:
+        offers = []
+        for spec in self.catalogue.specs.values():
+            self._specs[spec.digest] = spec.to_wire()
+            offers.append(Offer(spec.name, spec.digest, spec.effect.value, spec.lock, spec.cost.latency_ms / 1000))
+        return tuple(offers)
+
+    def _saw(self, skill: str, seconds: float, size: int) -> None:
+        self.costs.saw(skill, self.id, seconds, size, self.clock())
+
+    def _keep_costs(self) -> None:
+        self.journal.remember("costs", self.costs.to_wire())
+
+    # -- members -----------------------------------------------------------------------------------------------------
+
+    async def _watch_members(self) -> None:
+        while True:
+            now = self.clock()
+            for peer_id in self.members.tick(now):
+                if (peer := self.links.up.get(peer_id)) is not None:
+                    peer.abort(LinkLost(f"nothing was heard of {short(peer_id)} any more"))
+            for peer_id in self.members.beats_due(now):
+                if (peer := self.links.up.get(peer_id)) is not None:
+                    peer.beat()
+                    self.members.sent(peer_id, now)
+            self._spread()
+            self._look = anyio.Event()
+            at = self.members.next_timer()
+            with anyio.move_on_at(float("inf") if at is None else at):
+                await self._look.wait()
+
+    def _spread(self) -> None:
+        """Send the news that others lack, and tell what changed here."""
+        now = self.clock()
+        for peer_id, news in self.members.gossip():
+            if (peer := self.links.up.get(peer_id)) is not None:
+                peer.news(news)
+                self.members.sent(peer_id, now)
+        changed = ""
+        for kind, fields in self.members.events():
+            self.events.tell(kind, **fields)
+            if kind in ("device.joined", "device.left", "device.suspect"):
+                changed = f"{fields.get('name', short(fields['device']))} {kind.removeprefix('device.')}"
+        if changed:
+            self.runs.mesh_changed(changed)
+
+    # -- links (links.LinksOwner, peer.PeerOwner) --------------------------------------------------------------------
+
+    async def connect(self, device: str, addresses: Iterable[str] = ()) -> None:
+        """Have a link to a device.
+
+        Raises:
+            LinkLost: it cannot be reached.
+        """
+        await self.links.to(device, tuple(addresses))
+
+    def addresses_of(self, device: str) -> tuple[str, ...]:
+        """Where the members say that a device is."""
+        known = self.members.find(device)
+        return known.addresses if known is not None else ()
+
+    def link_up(self, peer: Peer, hello: dict[str, Any]) -> None:
+        """There is a new link: tell it what we know, and send again what the last one may have lost."""
+        self.members.link_up(peer.id, self.clock())
+        self.events.tell("link.up", device=peer.id, name=clean(hello.get("name", "")), address=peer.link.address)
+        peer.note("slip.digest", {"digest": {k: list(v) for k, v in self.members.digest().items()}})
+        self._look.set()
+        self.executor.link_up(peer.id)
+        self.runs.link_up(peer.id)
+        if peer.link.dialled:
+            self._remember_address(peer)
+
+    def _remember_address(self, peer: Peer) -> None:
+        known = self.journal.fact("known") or {}
+        if known.get(peer.id) != peer.link.address:
+            known.pop(peer.id, None)
+            while len(known) >= 64:
+                known.pop(next(iter(known)))
+            self.journal.remember("known", {**known, peer.id: peer.link.address})
+
+    def link_down(self, peer: Peer, why: SlipError | None) -> None:
+        """The link with a device is gone."""
+        self._server.peer_gone(peer)
+        self.members.link_down(peer.id, self.clock(), str(why or "it closed the link"))
+        self.events.tell("link.down", device=peer.id, why=str(why or "closed"))
+        self._spread()
+        self._look.set()
+
+    def peer_heard(self, peer: Peer, now: float) -> None:
+        """Bytes of a peer came."""
+        self.members.heard(peer.id, now)
+
+    def peer_measured(self, peer: Peer, rtt: float | None, transfer: tuple[int, float] | None) -> None:
+        """A link was measured in passing."""
+        if rtt is not None:
+            self.costs.saw_rtt(peer.id, rtt)
+        if transfer is not None:
+            self.costs.saw_transfer(peer.id, *transfer)
+        self.members.measured(peer.id, self.costs.link(peer.id), self.clock())
+
+    def peer_news(self, peer: Peer, announcements: list[Any]) -> None:
+        """A peer passes on announcements."""
+        self.members.receive(peer.id, announcements, self.clock())
+        self._look.set()
+
+    # -- calls that come in ------------------------------------------------------------------------------------------
+
+    def peer_call(self, peer: Peer, stream: int, target: str, args: dict[str, Any], key: str, left: float) -> None:
+        """A peer calls a skill of ours, or asks something about a run."""
+        if target.startswith("slip."):
+            if target == "slip.undo":
+                self._workers.do(partial(self._undo, peer, stream, args))
+                return
+            try:
+                peer.answer(stream, "done", self._asked(peer.id, target, args))
+            except SlipError as error:
+                peer.fail(stream, error)
+            return
+        spec = self.catalogue.specs.get(target)
+        if spec is None:
+            peer.fail(stream, UsageError(f"unknown skill {target}", f"{self.name} does not offer it",
+                                         nearest(target, self.catalogue.specs), skill=target))  # fmt: skip
+            return
+        self._server.call(peer, stream, spec, args, key, left)
+
+    def peer_cancel(self, peer: Peer, stream: int, why: str) -> None:
+        """A caller gave up."""
+        self._server.cancel(peer, stream)
+
+    def peer_credit(self, peer: Peer, stream: int) -> None:
+        """A reader took items."""
+        self._server.credit(peer, stream)
+
+    async def _undo(self, peer: Peer, stream: int, args: dict[str, Any]) -> None:
+        try:
+            peer.answer(stream, "done", {"undone": await self.invoker.undo(str(args.get("key")))})
+        except SlipError as error:
+            peer.fail(stream, error)
+
+    def _asked(self, device: str, target: str, content: dict[str, Any]) -> Any:
+        """What another device (or this one) asks about a run."""
+        try:
+            if target == "slip.arm":
+                return self.executor.arm(device, content)
+            if target == "slip.disarm":
+                stop = content.get("stop") is True
+                return self.executor.disarm(content["run"], content["step"], int(content["epoch"]), stop=stop)
+            if target == "slip.withhold":
+                return {"sent": self.executor.withhold(content["run"], content["step"], content["to"])}
+            if target == "slip.end":
+                return self.executor.end(device, content["run"])
+            if target == "slip.specs":
+                return {d: self._specs[d] for d in content["digests"] if d in self._specs}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ProtocolError(f"{target} cannot be read", f"{type(error).__name__}: {error}") from error
+        raise UsageError(f"unknown target {target}", "this version does not speak it")
+
+    def peer_note(self, peer: Peer, target: str, content: dict[str, Any]) -> None:
+        """A message without an answer."""
+        self._noted(peer.id, target, content)
+
+    def _noted(self, device: str, target: str, content: dict[str, Any]) -> None:
+        try:
+            if target == "slip.deliver":
+                self.executor.delivered(content)
+            elif target == "slip.report":
+                run = self.runs.by_id.get(content["run"])
+                if run is not None:
+                    if content["inline"] and content["state"] in ("done", "submitted", "skipped") and device != self.id:
+                        self.executor.delivered({"owner": self.id, **content})
+                    run.report(device, content)
+            elif target == "slip.progress":
+                if (run := self.runs.by_id.get(content["run"])) is not None:
+                    run.progress(device, content)
+            elif target == "slip.digest":
+                self.members.digest_from(device, content["digest"], self.clock())
+                self._look.set()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ProtocolError(f"{target} cannot be read", f"{type(error).__name__}: {error}") from error
+
+    # -- what the executor and the dispatcher need (execute.Mesh, dispatch.Mesh) -------------------------------------
+
+    def note(self, device: str, target: str, content: dict[str, Any]) -> bool:
+        """Send a message that has no answer; without a link, ask for one and answer false."""
+        if device == self.id:
+            self._noted(self.id, target, content)
+            return True
+        if (peer := self.links.up.get(device)) is not None:
+            peer.note(target, content)
+            return True
+        if not self.links.dialling(device) and not self.links.stopping:
+            self._group.start_soon(self._try_link, device)
+        return False
+
+    async def _try_link(self, device: str) -> None:
+        try:
+            await self.links.to(device)
+        except LinkLost as error:
+            self.events.tell("warning", what=str(error.what), why=error.why, hint="it is sent once there is a link")
+
+    async def request(self, device: str, target: str, content: dict[str, Any], deadline: float) -> Any:
+        """Ask a device (this one too) something about a run.
+
+        Raises:
+            SlipError: it refused, was not reached, or did not answer in time.
+        """
+        if device == self.id:
+            if target == "slip.undo":
+                return {"undone": await self.invoker.undo(content["key"])}
+            return self._asked(self.id, target, content)
+        peer = await self.links.to(device)
+        return (await peer.call(target, content, deadline=deadline))[1]
+
+    def devices(self) -> Sequence[Device]:
+        """The devices that are here, this one first."""
+        return self.members.present()
+
+    def reachable(self, device: str) -> bool:
+        """Whether a device is here and not suspected."""
+        return self.members.state(device) in ("self", "linked", "via")
+
+    def link_between(self, a: str, b: str) -> LinkQuality | None:
+        """How good the link of two devices is; of two that have none yet, nothing is known."""
+        return self.members.link(a, b) or LinkQuality()
+
+    def name_of(self, device: str) -> str:
+        """How people call a device."""
+        found = self.members.find(device)
+        return found.name if found is not None else short(device)
+
+    async def specs(self) -> Mapping[str, Mapping[str, Any]]:
+        """The specs of all skills in the mesh, by name; those of this device win."""
+        found: dict[str, Mapping[str, Any]] = {}
+        for device in self.members.present():
+            missing = [o.digest for o in device.offers if o.digest not in self._specs]
+            if missing:
+                answer = await self.request(device.id, "slip.specs", {"digests": missing}, self.clock() + 3)
+                for digest, spec in answer.items():
+                    if digest in missing and isinstance(spec, dict) and isinstance(spec.get("inputSchema"), dict):
+                        self._specs[digest] = spec
+            for offer in device.offers:
+                if offer.digest in self._specs:
+                    found.setdefault(offer.name, self._specs[offer.digest])
+        return found
+
+    # -- what people and programs do ---------------------------------------------------------------------------------
+
+    async def call(
+        self, skill: str | Callable[..., Any], args: Mapping[str, Any] | None = None, *, on: str | None = None,
+        key: str = "", deadline: float | None = None, on_progress: Callable[[float, str], None] | None = None,
+    ) -> Any:  # fmt: skip
+        """Run one skill where it runs best, or on the device `on` (id, name or kind); its result.
+
+        A skill's name gives and takes plain values; the decorated function itself gives and takes its own types. A
+        lost link is dialled again and the call repeated under the same key, which cannot double it.
+
+        Raises:
+            SlipError: no device has it, the arguments are wrong, or it failed; `fault` says whose it is.
+        """
+        spec = None if isinstance(skill, str) else spec_of(skill)
+        name = skill if isinstance(skill, str) else spec_of(skill).name
+        plain = dict(args or {}) if spec is None else spec.dump_args(args or {})
+        _, _, value = await self.invoke(name, plain, on=on, key=key, deadline=deadline, on_progress=on_progress)
+        return value if spec is None else spec.load(value)
+
+    async def invoke(
+        self, skill: str, args: dict[str, Any], *, on: str | None = None, key: str = "",
+        deadline: float | None = None, on_progress: Callable[[float, str], None] | None = None,
+    ) -> tuple[str, str, Any]:  # fmt: skip
+        """As `call`, by name: the device that ran it, the outcome (`done` or `submitted`) and the plain value."""
+        if deadline is None:
+            deadline = self.clock() + CALL_SECONDS
+        device, effect = self._route(skill, on)
+        if not key and not effect.repeatable:
+            key = self.new_id()
+        while True:
+            try:
+                if device == self.id:
+                    outcome, value = await self._here(skill, args, key, deadline, on_progress)
+                else:
+                    peer = self.links.up.get(device) or await self.links.to(device)
+                    outcome, value = await peer.call(skill, args, key=key, deadline=deadline, on_progress=on_progress)
+                return device, outcome, value
+            except LinkLost:
+                if not (key or effect.repeatable) or self.clock() >= deadline or not self.reachable(device):
+                    raise
+
+    async def _here(
+        self, skill: str, args: dict[str, Any], key: str, deadline: float,
+        on_progress: Callable[[float, str], None] | None,
+    ) -> tuple[str, Any]:  # fmt: skip
+        try:
+            with anyio.fail_after(max(0.0, deadline - self.clock())):
+                return await self.invoker.invoke(
+                    self.catalogue.get(skill), args, key=key, caller=self.id, deadline=deadline, on_progress=on_progress
+                )
+        except TimeoutError:
+            raise TimedOut(f"{skill} was not done in time", skill=skill) from None
+
+    async def stream(
+        self, skill: str, args: dict[str, Any], *, on: str | None = None, deadline: float | None = None
+    ) -> AsyncIterator[Any]:
+        """Run a streaming skill and go through its items as they come.
+
+        Raises:
+            SlipError: as `call`.
+        """
+        device, _ = self._route(skill, on)
+        if device == self.id:
+            _, value = await self._here(skill, args, "", deadline or self.clock() + CALL_SECONDS, None)
+            for item in value:
+                yield item
+            return
+        peer = self.links.up.get(device) or await self.links.to(device)
+        async for item in peer.stream(skill, args, deadline=deadline):
+            yield item
+
+    def _route(self, skill: str, on: str | None) -> tuple[str, Effect]:
+        there = None if on is None else self.members.find(on)
+        if there is not None and (offer := there.offer(skill)) is not None:
+            return there.id, Effect(offer.effect)
+        present = self.members.present()
+        if not any(d.offer(skill) for d in present):
+            names = {o.name for d in present for o in d.offers}
+            raise NoDevice(
+                f"no device can run {skill}", "none in the mesh offers it", nearest(skill, names), skill=skill
+            )
+        placed = assign([Job(skill, skill, on=on)], present, self.costs, self.link_between).steps[skill]
+        device = self.members.find(placed.device)
+        offer = device.offer(skill) if device is not None else None
+        return placed.device, Effect(offer.effect) if offer is not None else Effect.ONCE
+
+    async def start(self, plan: Plan) -> Dispatch:
+        """Begin a run of a plan; `run.ended` is set at its end.
+
+        Raises:
+            UsageError: the plan does not fit the mesh; nothing was started.
+        """
+        run = await self.runs.start(plan)
+        self._group.start_soon(self._drive, run)
+        return run
+
+    async def resume(self, run_id: str) -> Dispatch:
+        """Go on with a run that was interrupted.
+
+        Raises:
+            UsageError: there is none, or it is over.
+        """
+        run = await self.runs.resume(run_id)
+        self._group.start_soon(self._drive, run)
+        return run
+
+    async def _drive(self, run: Dispatch) -> None:
+        await run.drive()
+        self._keep_costs()

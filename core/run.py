@@ -1,0 +1,240 @@
+"""What the owner of a run knows of it: the state of each step, as the devices report it.
+
+The journal is written before anything is done about a change (law 8). Old epochs and repeated news change nothing
+(law 7), so every report may come late, twice or never.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import anyio
+
+from . import plan as plans
+from .costs import Costs
+from .device import Device, LinkQuality
+from .errors import SlipError, from_wire
+from .events import Events
+from .journal import Journal, StepRow
+from .plan import Plan, Step
+from .scheduler import Placed
+from .skill import Effect
+
+ATTEMPTS = 3
+"""Times that a repeatable step is tried."""
+ENDED = frozenset(("done", "submitted", "skipped", "failed", "denied", "unknown", "cancelled"))
+GOOD = frozenset(("done", "submitted", "skipped"))
+
+
+class Mesh(Protocol):
+    """What runs need of their node."""
+
+    id: str
+
+    def devices(self) -> Sequence[Device]:
+        """The devices that are here, this one first."""
+
+    def reachable(self, device: str) -> bool:
+        """Whether a device is here and not suspected."""
+
+    def link_between(self, a: str, b: str) -> LinkQuality | None:
+        """How good the link of two devices is; None if they have none."""
+
+    def name_of(self, device: str) -> str:
+        """How people call a device."""
+
+    async def request(self, device: str, target: str, content: dict[str, Any], deadline: float) -> Any:
+        """Ask a device (this one too) something about a run."""
+
+    async def specs(self) -> Mapping[str, Mapping[str, Any]]:
+        """The specs of all skills in the mesh, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What all runs of a device share."""
+
+    mesh: Mesh
+    journal: Journal
+    events: Events
+    costs: Costs
+    clock: Callable[[], float]
+    wall: Callable[[], float]
+
+
+@dataclass(slots=True)
+class StepState:
+    """What the owner knows and wants of one step."""
+
+    step: Step
+    state: str = "waiting"
+    device: str = ""
+    epoch: int = 0
+    attempt: int = 0
+    value: Any = None
+    has_value: bool = False
+    size: int = 0
+    error: SlipError | None = None
+    began: float | None = None
+    ended: float | None = None
+    predicted: Placed | None = None
+    why: str = ""
+    told: tuple[int, frozenset[str]] | None = None
+    """The epoch and the receivers that its device confirmed."""
+    asking: bool = False
+    away_since: float | None = None
+    avoid: set[str] = field(default_factory=set)
+    handed: set[str] = field(default_factory=set)
+    """Needs whose results the owner itself handed to its device."""
+    wall: tuple[float | None, float | None] = (None, None)
+
+    @property
+    def final(self) -> bool:
+        """Whether it ended."""
+        return self.state in ENDED
+
+
+class Run:
+    """One execution of a plan, on the device that owns it."""
+
+    def __init__(self, desk: Desk, run_id: str, plan: Plan, effects: Mapping[str, Effect]) -> None:
+        self.id, self.plan, self.effects = run_id, plan, effects
+        self.state = "running"
+        self.error: SlipError | None = None
+        self.output: Any = None
+        self.steps = {step.id: StepState(step) for step in plan.steps}
+        self.readers: dict[str, set[str]] = {s: set() for s in self.steps}
+        for step in plan.steps:
+            for need in step.needs:
+                self.readers[need].add(step.id)
+        self.read_by_owner = {r.source for _, r in plans.refs_of(plan.output)}
+        self.ended = anyio.Event()
+        self._desk = desk
+        self.mesh, self.journal, self.events, self.clock = desk.mesh, desk.journal, desk.events, desk.clock
+        self._wake = anyio.Event()
+        self.began = self.clock()
+        self._deadline = None if plan.deadline_ms is None else self.began + plan.deadline_ms / 1000
+        self._replan = ""
+        self._cancelling = False
+
+    # -- what others tell --------------------------------------------------------------------------------------------
+
+    def poke(self) -> None:
+        """Something changed: compare again."""
+        self._wake.set()
+
+    def cancel(self) -> None:
+        """Stop: cancel what runs, start nothing more."""
+        self._cancelling = True
+        self.poke()
+
+    def replan(self, why: str) -> None:
+        """The mesh changed: what has not begun may be better elsewhere."""
+        self._replan = self._replan or why
+        self.poke()
+
+    def report(self, device: str, content: Mapping[str, Any]) -> None:
+        """A device tells the state of a step; old epochs and repeated news change nothing (law 7)."""
+        s = self.steps.get(content["step"])
+        if s is None or s.final or device != s.device or content["epoch"] != s.epoch:
+            return
+        state = content["state"]
+        s.away_since = None
+        if state == "armed":
+            return
+        if state == "running":
+            if s.state != "running":
+                s.state, s.began = "running", self.clock()
+                s.wall = (self._desk.wall(), None)
+                self.tell("step.started", s, attempt=s.attempt)
+                self.poke()
+            return
+        if state not in ENDED:
+            return
+        s.error = from_wire(content["error"]) if content["error"] else None
+        if state not in GOOD and self._again(s, state):
+            return
+        s.value, s.has_value, s.size = content["value"], bool(content["inline"]), int(content["size"])
+        if (seconds := content["seconds"]) is not None and state == "done":
+            self._desk.costs.saw(s.step.skill, device, float(seconds), s.size, self.clock())
+        self.end_step(s, state, content["seconds"])
+        self.poke()
+
+    def progress(self, device: str, content: Mapping[str, Any]) -> None:
+        """A device tells how far a step is."""
+        s = self.steps.get(content["step"])
+        if s is not None and device == s.device and content["epoch"] == s.epoch and not s.final:
+            self.tell("step.progress", s, fraction=float(content["fraction"]), note=str(content["note"])[:200])
+
+    def _again(self, s: StepState, state: str) -> bool:
+        """Try a failed step once more, where that can help and cannot double anything."""
+        error = s.error
+        if error is None or state != "failed" or self._cancelling:
+            return False
+        untouched = error.code == "refused"  # it refused before it began
+        replan = s.step.on_error == "replan" or self.plan.on_failure == "replan"
+        if not (untouched or (self.effects[s.step.id].repeatable and (error.retry or replan))):
+            return False
+        if s.attempt + 1 >= ATTEMPTS * (3 if untouched else 1):
+            return False
+        others = (d for d in self.mesh.devices() if d.id not in s.avoid and d.id != s.device)
+        if any(d.offer(s.step.skill) for d in others):
+            s.avoid.add(s.device)
+        self.tell("step.retried", s, why=str(error))
+        s.attempt += 1
+        self.release(s)
+        self.replan(f"{s.step.id} failed on {self.mesh.name_of(s.device)}: {error.what}")
+        return True
+
+    def release(self, s: StepState) -> None:
+        s.state, s.began, s.told, s.away_since = "waiting", None, None, None
+        s.predicted = None
+
+    def end_step(self, s: StepState, state: str, seconds: float | None = None) -> None:
+        if state not in GOOD and s.step.on_error == "skip" and state == "failed":
+            state = "skipped"
+        s.state, s.ended = state, self.clock()
+        s.wall = (s.wall[0], self._desk.wall())
+        self.write(s)
+        self.tell("step.done", s, state=state, seconds=seconds, bytes=s.size,
+                   **({"error": s.error.to_wire()} if s.error else {}))  # fmt: skip
+
+    def write(self, s: StepState) -> None:
+        self.journal.step(self.id, StepRow(
+            s.step.id, s.state, s.device, s.epoch, s.attempt, [s.has_value, s.value, s.size],
+            s.error.to_wire() if s.error else None, *s.wall,
+        ))  # fmt: skip
+
+    def tell(self, kind: str, s: StepState, **fields: Any) -> None:
+        self.events.tell(kind, run=self.id, step=s.step.id, skill=s.step.skill, device=s.device, **fields)
+
+    def receivers(self, s: StepState) -> frozenset[str]:
+        devices = {self.steps[r].device for r in self.readers[s.step.id] if not self.steps[r].final}
+        if s.step.id in self.read_by_owner:
+            devices.add(self.mesh.id)
+        return frozenset(d for d in devices if d)
+
+    def order(self, s: StepState, receivers: frozenset[str]) -> dict[str, Any]:
+        """A step as its device is told of it: inputs filled in, references to other steps left for their results."""
+        inputs = {"inputs": self.plan.inputs}
+        step = s.step
+        left = None if step.deadline_ms is None else step.deadline_ms / 1000
+        if self._deadline is not None:
+            rest = self._deadline - self.clock()
+            left = rest if left is None else min(left, rest)
+        when = None
+        if step.when is not None:
+            when = {
+                "op": step.when.op,
+                "left": plans.fill(step.when.left, inputs),
+                "right": plans.fill(step.when.right, inputs),
+            }
+        return {
+            "id": step.id, "epoch": s.epoch, "key": f"{self.id}/{step.id}/{s.attempt}", "skill": step.skill,
+            "args": plans.fill(step.args, inputs), "needs": list(step.needs),
+            "reads": list(step.data_needs), "when": when,
+            "for_each": plans.fill(step.for_each, inputs) if step.for_each else None,
+            "seconds": left, "sends": sorted(receivers),
+        }  # fmt: skip

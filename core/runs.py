@@ -1,0 +1,109 @@
+"""All runs that this device owns: checking a plan, starting it, resuming it from the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from . import plan as plans
+from .dispatch import Dispatch
+from .errors import UsageError
+from .journal import RunRow, StepRow
+from .plan import Plan
+from .run import GOOD, Desk, StepState
+from .scheduler import Assignment, Job, assign
+from .skill import Effect
+
+
+class Runs:
+    """All runs that this device owns."""
+
+    def __init__(self, desk: Desk, new_id: Callable[[], str]) -> None:
+        self._desk, self._new_id = desk, new_id
+        self.by_id: dict[str, Dispatch] = {}
+
+    async def check(self, plan: Plan) -> Mapping[str, Effect]:
+        """Check a plan against the skills of the mesh; the effect of each step.
+
+        Raises:
+            UsageError: it names the step and the field.
+            NoDevice: no device has a skill that the plan names.
+        """
+        specs = await self._desk.mesh.specs()
+        plans.check(plan, specs)
+        return {step.id: Effect(specs[step.skill]["effect"]) for step in plan.steps}
+
+    async def preview(self, plan: Plan) -> Assignment:
+        """Who would do what now; nothing starts.
+
+        Raises:
+            UsageError, NoDevice: it cannot run, and why.
+        """
+        await self.check(plan)
+        jobs = [Job(s.id, s.skill, s.needs, s.on) for s in plan.steps]
+        return assign(jobs, self._desk.mesh.devices(), self._desk.costs, self._desk.mesh.link_between)
+
+    async def start(self, plan: Plan) -> Dispatch:
+        """Begin a run; `drive` brings it to its end.
+
+        Raises:
+            UsageError: the plan does not fit the mesh. Nothing was started.
+        """
+        effects = await self.check(plan)
+        run = Dispatch(self._desk, self._new_id(), plan, effects)
+        self._desk.journal.run_began(run.id, plan.to_wire())
+        self.by_id[run.id] = run
+        self._desk.events.tell("run.started", run=run.id, goal=plan.goal, steps=len(plan.steps))
+        return run
+
+    async def resume(self, run_id: str) -> Dispatch:
+        """Go on with a run that was interrupted, from the journal; what was done is not done again.
+
+        Raises:
+            UsageError: there is no such run here, it is running, or it ended.
+        """
+        row = self._desk.journal.run(run_id)
+        if row is None:
+            raise UsageError(f"no run {run_id} on this device", hint="slip runs list")
+        if run_id in self.by_id and not self.by_id[run_id].ended.is_set():
+            raise UsageError(f"run {run_id} is running", hint=f"slip runs show {run_id}")
+        if row.state in ("done", "cancelled"):
+            raise UsageError(f"run {run_id} is over: {row.state}", hint="start the plan again: slip run FILE")
+        plan = plans.load(row.plan)
+        run = Dispatch(self._desk, run_id, plan, await self.check(plan))
+        for step_id, known in self._desk.journal.steps(run_id).items():
+            self._restore(run.steps[step_id], known)
+        self._desk.journal.run_state(run_id, "running")
+        self.by_id[run_id] = run
+        self._desk.events.tell("run.started", run=run_id, goal=plan.goal, steps=len(plan.steps), resumed=True)
+        return run
+
+    def _restore(self, s: StepState, known: StepRow) -> None:
+        s.device, s.epoch, s.attempt = known.device, known.epoch, known.attempt
+        s.wall = (known.began, known.ended)
+        if known.state in GOOD:
+            s.state = known.state
+            s.has_value, s.value, s.size = known.result
+            s.ended = self._desk.clock()
+        elif known.state in ("armed", "running", "unknown", "cancelled"):
+            s.state = "armed"  # its device is asked; it may have begun, be done, or never have heard of it
+        else:
+            s.attempt += 1
+
+    def interrupted(self) -> list[RunRow]:
+        """Runs that the last life of this device left open."""
+        return [r for r in self._desk.journal.runs() if r.state in ("running", "cancelling") and r.id not in self.by_id]
+
+    def mesh_changed(self, why: str) -> None:
+        """A device came, went or changed: every run looks again at what has not begun."""
+        for run in self.by_id.values():
+            if not run.ended.is_set():
+                run.replan(why)
+
+    def link_up(self, device: str) -> None:
+        """A new link with a device: ask again what became of the steps that are there."""
+        for run in self.by_id.values():
+            if not run.ended.is_set():
+                for s in run.steps.values():
+                    if s.device == device and not s.final:
+                        s.told = None
+                run.poke()

@@ -1,0 +1,475 @@
+"""Steps + devices + costs → assignment: hard rules never bend, and every choice can say why. The door to runtime_ext.
+
+Two levels: `schedule` takes a numbered Problem; `assign` takes steps and devices by name, as the dispatcher has them.
+There is no clock: times are seconds from now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from math import inf
+from typing import Annotated, Any, Final, Literal, NotRequired
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from .costs import Costs
+from .device import Device, LinkQuality, short
+from .errors import NoDevice, UsageError
+
+try:
+    from ..runtime_ext.scheduler import Infeasible, solve
+except ImportError as error:
+    raise ImportError("the scheduler's extension is not built; run: make test, or: pip install -e .") from error
+
+RTT: Final = 0.005
+"""Seconds, for a link that was not measured yet."""
+BANDWIDTH: Final = 10e6
+"""Bytes per second, for a link that was not measured yet."""
+SIZE: Final = 1024.0
+"""Bytes, for the output of a skill that never ran."""
+GUESS: Final = 0.05
+"""Seconds, where an announced guess makes no sense."""
+_LONG: Final = 86_400.0
+"""Seconds; what a device announces above that makes no sense."""
+
+
+# ---- numbered steps and devices ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """n numbered steps on m numbered devices, in any consistent units of time and size, from time 0 on.
+
+    An empty `latency`, `slots` or `available` means 0, 1, always. A fixed step is done or runs: (device, start, end).
+    """
+
+    seconds: Sequence[Sequence[float | None]]
+    """(n, m), run times; None: it cannot run there."""
+    deps: Sequence[tuple[int, int, float]]
+    """(producer, consumer, size)."""
+    bandwidth: Sequence[Sequence[float | None]]
+    """(m, m), row = sender; None: no link. The diagonal is not read."""
+    latency: Sequence[Sequence[float]] = ()
+    slots: Sequence[int] = ()
+    available: Sequence[tuple[float, float | None]] = ()
+    exclusive: Sequence[Sequence[int]] = ()
+    """Groups of steps of which no two may overlap in time, on whatever devices."""
+    fixed: Mapping[int, tuple[int, float, float]] = field(default_factory=dict)
+    deadlines: Mapping[int, float] = field(default_factory=dict)
+    """Soft: what is found to miss one is reported, not refused."""
+
+    @classmethod
+    def from_json(cls, data: Any) -> Problem:
+        """The problem in a `slipstream-sched/1` document (plain values, extensions included).
+
+        Raises:
+            UsageError: it is none; `where["field"]` names what is wrong.
+        """
+        try:
+            document = _document().validate_python(data, strict=False)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise _bad(".".join(map(str, first["loc"])), first["msg"]) from None
+        tasks, devices, links = document["tasks"], document["devices"], document["links"]
+        cost, speed = tasks["cost"], devices["speed"]
+        n, m = len(cost), len(speed)
+        times = tasks.get("time") or [None] * n
+        latency = links.get("latency") or []
+        slots, available = devices.get("slots") or [], devices.get("available") or []
+        tables = {"links.speed": links["speed"], "links.latency": latency or links["speed"]}
+        given = {"devices.slots": slots or speed, "devices.available": available or speed}
+        for name, count, entries in (
+            ("tasks.time", n, len(times)),
+            *((name, m, len(rows)) for name, rows in tables.items()),
+            *((name, m, len(values)) for name, values in given.items()),
+            *((f"tasks.time.{i}", m, len(row)) for i, row in enumerate(times) if row is not None),
+            *((f"{name}.{p}", m, len(row)) for name, rows in tables.items() for p, row in enumerate(rows)),
+        ):
+            if entries != count:
+                raise _bad(name, f"it has {entries} entries and needs {count}")
+        for k, (i, j, _) in enumerate(document["deps"]):
+            if not (0 <= i < n and 0 <= j < n):
+                raise _bad(f"deps.{k}", f"there are {n} steps, counted from 0")
+        exclusive = document.get("exclusive") or {}
+        for name, group in exclusive.items():
+            if not all(0 <= i < n for i in group):
+                raise _bad(f"exclusive.{name}", f"there are {n} steps, counted from 0")
+        return cls(
+            [[c / s for s in speed] if row is None else row for c, row in zip(cost, times, strict=True)],
+            document["deps"],
+            [[rate if rate is not None and rate > 0 else None for rate in row] for row in links["speed"]],
+            [[delay or 0.0 for delay in row] for row in latency],
+            slots, available, list(exclusive.values()),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Where and when each step runs, in step order; `late` are the steps that end after their deadline."""
+
+    device: list[int]
+    start: list[float]
+    end: list[float]
+    makespan: float
+    late: list[int]
+
+
+def schedule(problem: Problem) -> Schedule:
+    """A short schedule that keeps every hard rule.
+
+    Raises:
+        NoDevice: a step has no place; `where` has its number `step` and the `rule`: device, window or link.
+        UsageError: the numbers do not describe a problem.
+    """
+    p = problem
+    try:
+        return Schedule(*solve(p.seconds, p.deps, p.bandwidth, p.latency, p.slots, p.available, p.exclusive, p.fixed,
+                               p.deadlines))  # fmt: skip
+    except Infeasible as error:
+        raise NoDevice(str(error), step=error.step, rule=error.rule) from None
+    except ValueError as error:
+        raise UsageError("this is no scheduling problem", str(error)) from None
+
+
+_Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Tasks(TypedDict):
+    cost: list[_Amount]
+    time: NotRequired[list[list[_Amount | None] | None] | None]
+
+
+class _Devices(TypedDict):
+    speed: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]]
+    slots: NotRequired[list[Annotated[int, Field(ge=1, lt=2**31)]] | None]
+    available: NotRequired[list[tuple[_Amount, _Amount | None]] | None]
+
+
+class _Links(TypedDict):
+    speed: list[list[Annotated[float, Field(allow_inf_nan=False)] | None]]
+    latency: NotRequired[list[list[_Amount | None]] | None]
+
+
+class _Document(TypedDict):
+    format: Literal["slipstream-sched/1"]
+    tasks: _Tasks
+    devices: _Devices
+    links: _Links
+    deps: list[tuple[int, int, _Amount]]
+    exclusive: NotRequired[dict[str, list[int]] | None]
+
+
+@cache
+def _document() -> TypeAdapter[_Document]:
+    return TypeAdapter(_Document)
+
+
+def _bad(where: str, why: str) -> UsageError:
+    return UsageError(f"this is no scheduling problem: {where}", why, field=where)
+
+
+# ---- steps and devices by name ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A step as the scheduler sees it."""
+
+    id: str
+    skill: str
+    needs: tuple[str, ...] = ()
+    """Ids of the steps whose output or end it waits for."""
+    on: str | None = None
+    """The id, name or kind of the device that it must run on."""
+    deadline: float | None = None
+    """Seconds from now; soft."""
+    avoid: frozenset[str] = frozenset()
+    """Ids of devices that refused it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A step's device (its id) and times, in seconds from now; negative for what began before."""
+
+    device: str
+    start: float
+    end: float
+
+
+@dataclass(slots=True)
+class Assignment:
+    """Who does what, and when. The reasons are worked out only when they are asked for."""
+
+    steps: dict[str, Placed]
+    makespan: float
+    late: tuple[str, ...]
+    """Steps that would miss their deadline."""
+    _scene: _Scene = field(repr=False, compare=False)
+
+    def why(self, step_id: str) -> str:
+        """One sentence: why the step is where it is.
+
+        Raises:
+            KeyError: there is no such step.
+        """
+        return self._scene.why(self.steps, step_id)
+
+    def refused(self, step_id: str) -> dict[str, str]:
+        """Device name → why the step could not run there, for each device of which that is so.
+
+        Raises:
+            KeyError: there is no such step.
+        """
+        return self._scene.refused(self.steps, step_id)
+
+
+def assign(
+    jobs: Sequence[Job], devices: Sequence[Device], costs: Costs, link: Callable[[str, str], LinkQuality | None], *,
+    fixed: Mapping[str, Placed] | None = None,
+) -> Assignment:  # fmt: skip
+    """Assign every job to a device of the mesh.
+
+    `link(p, q)` is the quality of the link from p to q, None if there is none; `fixed` are the jobs that are done or
+    run already. Equal choices go to the device with most of the inputs, then to the earlier one in `devices`.
+
+    Raises:
+        NoDevice: a job can run nowhere; it says for each device why not.
+        UsageError: a job needs an unknown one or itself, or `on` is the name of two devices.
+    """
+    scene = _Scene(jobs, devices, costs, link, fixed or {})
+    try:
+        device, start, end, makespan, late = solve(
+            scene.seconds, scene.deps, scene.bandwidth, scene.latency, scene.slots, (), scene.exclusive, scene.fixed,
+            {i: job.deadline for i, job in enumerate(jobs) if job.deadline is not None},
+        )  # fmt: skip
+    except Infeasible as error:
+        raise scene.complaint(jobs[error.step], error.rule) from None
+    except ValueError as error:
+        raise UsageError("these steps cannot be scheduled", str(error)) from None
+    ids = scene.ids
+    steps = {job.id: Placed(ids[p], s, e) for job, p, s, e in zip(jobs, device, start, end, strict=True)}
+    return Assignment(steps, makespan, tuple([jobs[i].id for i in late]), scene)
+
+
+class _Scene:
+    """What an assignment was made from, numbered; columns are the devices, then those that only fixed jobs name."""
+
+    __slots__ = (
+        "_locks", "_offers", "bandwidth", "column", "deps", "devices", "exclusive", "fixed", "ids", "index", "jobs",
+        "latency", "seconds", "slots",
+    )  # fmt: skip
+
+    def __init__(
+        self, jobs: Sequence[Job], devices: Sequence[Device], costs: Costs,
+        link: Callable[[str, str], LinkQuality | None], fixed: Mapping[str, Placed],
+    ) -> None:  # fmt: skip
+        self.jobs, self.devices = jobs, devices
+        self.index = index = {job.id: i for i, job in enumerate(jobs)}
+        self.ids = ids = [d.id for d in devices]
+        self.column = column = {device_id: p for p, device_id in enumerate(ids)}
+        for placed in fixed.values():
+            if placed.device not in column:
+                column[placed.device] = len(ids)
+                ids.append(placed.device)
+        gone = len(ids) - len(devices)
+        self.fixed = {index[s]: (column[f.device], f.start, f.end) for s, f in fixed.items() if s in index}
+        self.slots = [d.resources.slots for d in devices] + [1] * gone
+        self._links(link, gone)
+
+        self._offers = [{o.name: o for o in d.offers} for d in devices]
+        self._locks: dict[str, str] = {}
+        rows: dict[Any, list[float | None]] = {}
+        self.seconds: list[list[float | None]] = []
+        self.deps: list[tuple[int, int, float]] = []
+        locked: dict[str, list[int]] = {}
+        for i, job in enumerate(jobs):
+            key = job.skill if job.on is None and not job.avoid else (job.skill, job.on, job.avoid)
+            row = rows.get(key)
+            if row is None:
+                row = rows[key] = self._row(job, costs, i in self.fixed) + [None] * gone
+            self.seconds.append(row)
+            lock = self._locks.get(job.skill)
+            if lock is not None:
+                locked.setdefault(lock, []).append(i)
+            for need in job.needs:
+                producer = index.get(need)
+                if producer is None:
+                    raise UsageError(f"step {job.id} needs {need}", "there is no such step", step=job.id, field="needs")
+                self.deps.append((producer, i, costs.size(jobs[producer].skill, SIZE)))
+        self.exclusive = list(locked.values())
+
+    def _links(self, link: Callable[[str, str], LinkQuality | None], gone: int) -> None:
+        self.bandwidth: list[list[float | None]] = []
+        self.latency: list[list[float]] = []
+        here = self.ids[: len(self.devices)]
+        for sender in here:
+            rates: list[float | None] = []
+            delays = []
+            for receiver in here:
+                quality = link(sender, receiver) if sender != receiver else None
+                if quality is None:
+                    rates.append(None)
+                    delays.append(0.0)
+                    continue
+                # what a device tells of its links may be any number at all
+                rtt, rate = quality.rtt, quality.bandwidth
+                delays.append(rtt / 2 if rtt is not None and 0 <= rtt < _LONG else RTT / 2)
+                rates.append(rate if rate is not None and 1 <= rate < inf else BANDWIDTH)
+            self.bandwidth.append(rates + [None] * gone)
+            self.latency.append(delays + [0.0] * gone)
+        for _ in range(gone):
+            self.bandwidth.append([None] * len(self.ids))
+            self.latency.append([0.0] * len(self.ids))
+
+    def _row(self, job: Job, costs: Costs, fixed: bool) -> list[float | None]:
+        skill, avoid = job.skill, job.avoid
+        wanted = None if fixed or job.on is None else self._asked(job)
+        row: list[float | None] = []
+        for device, offers in zip(self.devices, self._offers, strict=True):
+            offer = offers.get(skill)
+            if offer is None:
+                row.append(None)
+                continue
+            if offer.lock is not None:
+                self._locks[skill] = offer.lock
+            if device.leaving or device.id in avoid or (wanted is not None and device.id not in wanted):
+                row.append(None)
+            else:
+                guess = offer.seconds
+                row.append(costs.duration(skill, device.id, guess if 0 <= guess < _LONG else GUESS))
+        return row
+
+    def _asked(self, job: Job) -> set[str]:
+        """The ids of the devices that `job.on` means: an id before a name before a kind."""
+        on = job.on
+        if any(d.id == on for d in self.devices):
+            return {on} if on is not None else set()
+        named = [d.id for d in self.devices if d.name == on]
+        if len(named) > 1:
+            raise UsageError(f"{on} is the name of two devices", " and ".join(named[:2]), "say which by its id",
+                             step=job.id, field="on")  # fmt: skip
+        return set(named) or {d.id for d in self.devices if d.kind == on}
+
+    # ---- reasons
+
+    def _name(self, p: int) -> str:
+        if p >= len(self.devices):
+            return short(self.ids[p])
+        device = self.devices[p]
+        alone = sum(d.name == device.name for d in self.devices) == 1
+        return device.name if alone else f"{device.name} ({short(device.id)})"
+
+    def _reason(self, job: Job, p: int) -> str | None:
+        """Why a device cannot run a job, whatever the others do."""
+        device = self.devices[p]
+        if job.skill not in self._offers[p]:
+            return f"has no {job.skill}"
+        if job.on is not None and device.id not in self._asked(job):
+            return f"is not {job.on}, which the plan asks for"
+        if device.id in job.avoid:
+            return "refused it before"
+        return "is leaving" if device.leaving else None
+
+    def _arrival(self, steps: Mapping[str, Placed], i: int, p: int) -> float:
+        """When the inputs of job `i` are at device `p`; inf for never."""
+        ready = 0.0
+        for producer, consumer, size in self.deps:
+            if consumer == i:
+                placed = steps[self.jobs[producer].id]
+                ready = max(ready, placed.end + self._travel(self.column[placed.device], p, size))
+        return ready
+
+    def _travel(self, p: int, q: int, size: float) -> float:
+        rate = self.bandwidth[p][q]
+        return 0.0 if p == q else inf if rate is None else self.latency[p][q] + size / rate
+
+    def refused(self, steps: Mapping[str, Placed], step_id: str) -> dict[str, str]:
+        i = self.index[step_id]
+        reasons = {}
+        for p in range(len(self.devices)):
+            reason = self._reason(self.jobs[i], p)
+            if reason is None and self.ids[p] != steps[step_id].device:
+                reason = self._unlinked(steps, i, p)
+            if reason is not None:
+                reasons[self._name(p)] = reason
+        return reasons
+
+    def _unlinked(self, steps: Mapping[str, Placed], i: int, p: int) -> str | None:
+        for producer, consumer, _ in self.deps:
+            if i in (producer, consumer):
+                other = self.column[steps[self.jobs[consumer if producer == i else producer].id].device]
+                if self._travel(*((p, other) if producer == i else (other, p)), 0.0) == inf:
+                    return f"has no link {'to' if producer == i else 'from'} {self._name(other)}"
+        return None
+
+    def why(self, steps: Mapping[str, Placed], step_id: str) -> str:
+        i = self.index[step_id]
+        job, placed, row = self.jobs[i], steps[step_id], self.seconds[i]
+        p = self.column[placed.device]
+        if i in self.fixed:
+            return "it is done there" if placed.end <= 0 else "it runs there already"
+        run = row[p] or 0.0
+        rivals = [q for q in range(len(self.devices)) if q != p and row[q] is not None]
+        if not rivals:
+            if sum(job.skill in offers for offers in self._offers) == 1:
+                return f"the only device that has {job.skill}"
+            if job.on is not None:
+                return f"asked for by the plan (on: {job.on})"
+            others = [f"{self._name(q)} {self._reason(job, q)}" for q in range(len(self.devices)) if q != p]
+            return f"the only device left for it: {', '.join(others)}"
+        linked = [q for q in rivals if self._unlinked(steps, i, q) is None]
+        if not linked:
+            first = rivals[0]
+            return f"the only device with the links it needs: {self._name(first)} {self._unlinked(steps, i, first)}"
+        ready = self._arrival(steps, i, p)
+        there, best = min((self._arrival(steps, i, q) + (row[q] or 0.0), q) for q in linked)
+        rival, faster = self._name(best), row[best] or 0.0
+        if run < faster:
+            return f"{_time(run)} here, {_time(faster)} on {rival}"
+        if ready + run < there:
+            return f"its inputs are here: {_time(run)}, and {_time(there - ready)} on {rival}"
+        if self._busy(steps, step_id, best, there - faster, there):
+            return f"{rival} is busy then"
+        return (
+            f"no later here than on {rival}"
+            if ready + run == there
+            else f"what follows it is sooner here than from {rival}"
+        )
+
+    def _busy(self, steps: Mapping[str, Placed], step_id: str, p: int, begin: float, end: float) -> bool:
+        at = self.ids[p]
+        there = [s for s, x in steps.items() if s != step_id and x.device == at and x.start < end and x.end > begin]
+        return len(there) >= self.slots[p]
+
+    def complaint(self, job: Job, rule: str) -> NoDevice:
+        """Why a job has no place, in the person's words."""
+        asked = None if job.on is None else self._asked(job)
+        reasons = []
+        for p in range(len(self.devices)):
+            reason = self._reason(job, p) or "has no link to where its inputs are or its result is needed"
+            reasons.append(f"{self._name(p)} {reason}")
+        for need in job.needs:
+            placed = self.fixed.get(self.index[need])
+            if placed is not None and placed[0] >= len(self.devices):
+                reasons.append(f"the result of {need} is on {self._name(placed[0])}, which is gone")
+        hint = "slip skills list"
+        if asked is not None and not asked:
+            what = f"{job.skill} must run on {job.on}; none is here"
+            hint = f"here are {', '.join(map(self._name, range(len(self.devices)))) or 'no devices'}"
+        elif rule == "link":
+            what, hint = (
+                f"no link carries the inputs or the result of {job.skill}",
+                "connect those devices, or change `on`",
+            )
+        elif asked is not None:
+            what = f"{job.skill} must run on {job.on}, which cannot run it now"
+        else:
+            what = f"no device can run {job.skill}"
+        return NoDevice(what, "; ".join(reasons) or "no device is here", hint, step=job.id, skill=job.skill)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 0.1 else f"{seconds * 1000:.3g} ms"

@@ -1,0 +1,15 @@
+"""Privacy labels as types: `number: DeviceOnly[str]` marks the field in the schema that others see.
+
+`personal` stays in the mesh; `device` never leaves its device, others see an opaque handle.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+from pydantic import Field
+
+T = TypeVar("T")
+
+Personal = Annotated[T, Field(json_schema_extra={"privacy": "personal"})]
+DeviceOnly = Annotated[T, Field(json_schema_extra={"privacy": "device"})]
