@@ -49,8 +49,8 @@ class _Window:
         n = len(values)
         self.median = values[n >> 1] if n & 1 else (values[n >> 1] + values[(n >> 1) - 1]) / 2
 
-    def estimate(self, guess: float) -> float:
-        return self.median if len(self.values) >= ENOUGH else quantile(sorted([*self.values, guess]), 0.5)
+    def with_guess(self, guess: float) -> float:
+        return quantile(sorted([*self.values, guess]), 0.5)
 
 
 class _Wire:
@@ -77,13 +77,16 @@ class Costs:
         """
         seconds = _sound(seconds)
         if size is not None:
-            _touch(self._sizes, skill, _Window, KEYS).add(_sound(size), now)
+            size = _sound(size)
+            _touch(self._sizes, skill, _Window, KEYS).add(size, now)
         _touch(self._durations, (skill, device), _Window, KEYS).add(seconds, now)
 
     def duration(self, skill: str, device: str, guess: float) -> float:
         """The median run time in seconds; the author's `guess` is one more sample while there are few."""
         window = self._durations.get((skill, device))
-        return guess if window is None else window.estimate(guess)
+        if window is None:
+            return guess
+        return window.median if len(window.values) >= ENOUGH else window.with_guess(guess)
 
     def duration_quantile(self, skill: str, device: str, q: float, guess: float) -> float:
         """The run time in seconds that a share `q` (0 to 1) of invocations stays below; `guess` as in `duration`."""
@@ -95,7 +98,9 @@ class Costs:
     def size(self, skill: str, guess: float) -> float:
         """The median size of the skill's output in bytes, whichever device ran it."""
         window = self._sizes.get(skill)
-        return guess if window is None else window.estimate(guess)
+        if window is None:
+            return guess
+        return window.median if len(window.values) >= ENOUGH else window.with_guess(guess)
 
     def saw_rtt(self, peer: str, seconds: float) -> None:
         """A message to `peer` was answered after `seconds`, the peer's own work taken off: smoothed as in RFC 6298.
@@ -103,8 +108,8 @@ class Costs:
         Raises:
             ValueError: not a finite number from 0 on.
         """
-        wire = _touch(self._links, peer, _Wire, PEERS)
         seconds = _sound(seconds)
+        wire = _touch(self._links, peer, _Wire, PEERS)
         wire.rtt = seconds if wire.rtt is None else wire.rtt + (seconds - wire.rtt) * GAIN
         wire.quality = None
 

@@ -41,10 +41,10 @@ class Dispatch(Run):
         try:
             async with anyio.create_task_group() as group:
                 self._group = group
-                while not self._over():
+                while True:
                     self._wake = anyio.Event()
                     self._compare()
-                    if self._over():
+                    if self.error is not None or all(s.final for s in self.steps.values()):
                         break
                     with anyio.move_on_at(self._next_look()):
                         await self._wake.wait()
@@ -52,9 +52,6 @@ class Dispatch(Run):
             await settle(self)
         finally:
             self.ended.set()
-
-    def _over(self) -> bool:
-        return self.error is not None or all(s.final for s in self.steps.values())
 
     def _next_look(self) -> float:
         looks = [float("inf") if self._deadline is None else self._deadline]
@@ -125,8 +122,8 @@ class Dispatch(Run):
 
     def _find_overruns(self, now: float) -> None:
         for s in self.steps.values():
-            if s.state == "running" and s.predicted is not None and now >= self._overrun_at(s):
-                took = now - (s.began or now)
+            if s.state == "running" and s.predicted is not None and s.began is not None and now >= self._overrun_at(s):
+                took = now - s.began
                 at = s.predicted.start
                 s.predicted = Placed(s.device, at, at + 2 * took)  # expect as long again
                 self.replan(f"{s.step.id} takes longer than predicted on {self.mesh.name_of(s.device)}")
@@ -170,7 +167,7 @@ class Dispatch(Run):
             if s.final and s.device:
                 fixed[s.step.id] = Placed(s.device, 0.0, 0.0)
             elif s.state == "running" and s.away_since is None:
-                at = (s.began or now) - now
+                at = 0.0 if s.began is None else s.began - now
                 length = 0.0 if s.predicted is None else s.predicted.end - s.predicted.start
                 fixed[s.step.id] = Placed(s.device, at, max(0.0, at + length))
             elif s.asking or (s.away_since is not None and not self.effects[s.step.id].repeatable):

@@ -6,7 +6,8 @@ about (`reconcile`), never repeated (law 6).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Protocol
 
 import anyio
@@ -95,19 +96,25 @@ class Invoker:
             SlipError: what went wrong, and whose fault it is.
         """
         checked = spec.check(args)
-        if key:
-            while key in self._under_way:
-                await self._under_way[key].wait()
+        if not key:
+            return await self._invoke(spec, checked, args, key, caller, deadline, on_progress, on_item)
+        async with self._alone(key):
             if (before := self._journal.invocation(key)) is not None:
                 answer = await self._before(spec, before, checked, caller, deadline)
                 if answer is not None:
                     return answer
-            self._under_way[key] = anyio.Event()
-            try:
-                return await self._invoke(spec, checked, args, key, caller, deadline, on_progress, on_item)
-            finally:
-                self._under_way.pop(key).set()
-        return await self._invoke(spec, checked, args, key, caller, deadline, on_progress, on_item)
+            return await self._invoke(spec, checked, args, key, caller, deadline, on_progress, on_item)
+
+    @asynccontextmanager
+    async def _alone(self, key: str) -> AsyncIterator[None]:
+        """One at a time per key, from the first look at the journal on: asking whether it happened takes time."""
+        while key in self._under_way:
+            await self._under_way[key].wait()
+        self._under_way[key] = anyio.Event()
+        try:
+            yield
+        finally:
+            self._under_way.pop(key).set()
 
     async def _before(
         self, spec: SkillSpec, before: Invocation, checked: dict[str, Any], caller: str, deadline: float | None
@@ -166,13 +173,16 @@ class Invoker:
     ) -> tuple[str, Any]:  # fmt: skip
         ctx = LiveContext(self, self.backends, key, caller, deadline, on_progress)
         once = bool(key) and not spec.effect.repeatable
-        if once and spec.resumable:
+        if key and spec.resumable:
             ctx.state = self._journal.state(key)
-        if once:
-            self._journal.begin(key, spec.name, dict(args), durable=True)
+        if once or (key and spec.resumable):  # a checkpoint needs a row, whatever the effect
+            self._journal.begin(key, spec.name, dict(args), durable=once)
         try:
             value = await self._body(spec, ctx, checked, on_item)
-            plain = spec.dump(value)
+            plain = {"result": value} if spec.streaming else spec.dump(value)
+            state = Outcome.SUBMITTED if type(value) is Submitted else Outcome.DONE
+            if key:
+                self._keep(spec, key, args, state, plain)
         except SlipError as error:
             if once:
                 self._journal.end(key, Outcome.FAILED, None, error.to_wire())
@@ -190,13 +200,18 @@ class Invoker:
                     unknown = UnknownOutcome(f"nobody knows whether {spec.name} happened", "it was cancelled half-way")
                     self._journal.end(key, Outcome.UNKNOWN, None, unknown.to_wire())
             raise
-        state = Outcome.SUBMITTED if type(value) is Submitted else Outcome.DONE
-        if once:
-            with self._journal.together(durable=True):
-                self._journal.end(key, state, plain)
-        elif key:
-            self._journal.record(key, spec.name, dict(args), state, plain)
         return state.value, plain
+
+    def _keep(self, spec: SkillSpec, key: str, args: Mapping[str, Any], state: Outcome, plain: Any) -> None:
+        try:
+            if spec.effect.repeatable and not spec.resumable:
+                self._journal.record(key, spec.name, dict(args), state, plain)
+                return
+            with self._journal.together(durable=not spec.effect.repeatable):
+                self._journal.end(key, state, plain)
+        except UsageError as error:
+            raise SkillFailed(f"{spec.name} returned what cannot be kept", error.why, error.hint,
+                              skill=spec.name) from None  # fmt: skip
 
     async def _body(
         self, spec: SkillSpec, ctx: LiveContext, checked: dict[str, Any],
@@ -209,11 +224,12 @@ class Invoker:
             if not spec.streaming:
                 return await spec.fn(ctx, **checked)
             items: list[Any] = []
-            async for item in spec.fn(ctx, **checked):
-                if on_item is None:
-                    items.append(item)
-                else:
-                    await on_item(spec.dump(item))
+            async with aclosing(spec.fn(ctx, **checked)) as stream:  # its `finally` runs here, under its lock
+                async for item in stream:
+                    if on_item is None:
+                        items.append(spec.dump(item))
+                    else:
+                        await on_item(spec.dump(item))
             return items
         except SlipError:
             raise
@@ -238,6 +254,10 @@ class Invoker:
         Raises:
             SlipError: the compensation failed.
         """
+        async with self._alone(key):
+            return await self._undo(key)
+
+    async def _undo(self, key: str) -> bool:
         done = self._journal.invocation(key)
         if done is None or done.state != Outcome.DONE:
             return False
@@ -252,7 +272,8 @@ class Invoker:
         except Exception as error:
             raise SkillFailed(f"undoing {spec.name} raised {type(error).__name__}", str(error)[:500],
                               where_raised(error), skill=spec.name) from error  # fmt: skip
-        self._journal.undone(key)
+        with self._journal.together(durable=True):
+            self._journal.undone(key)
         return True
 
 

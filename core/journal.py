@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,11 @@ create index if not exists invocations_ended on invocations (ended);
 
 
 def _pack(value: Any) -> bytes:
-    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    try:
+        packed: bytes = msgpack.packb(value, use_bin_type=True)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError("a value cannot be kept", str(error)[:200],
+                         "keep numbers of 64 bits, text, bytes, lists and maps") from None  # fmt: skip
     return packed
 
 
@@ -99,37 +103,49 @@ class Journal:
         self._wall = wall
         try:
             self._db = sqlite3.connect(str(path), isolation_level=None, timeout=0.2, cached_statements=64)
-            self._db.execute("pragma journal_mode = wal")
-            self._db.execute("pragma synchronous = normal")
-            self._db.execute("pragma cache_size = -512")
-            version = self._db.execute("pragma user_version").fetchone()[0]
-            if version not in (0, SCHEMA):
-                raise UsageError(f"the journal {path} is of version {version}", f"this one knows {SCHEMA}",
-                                 "update Slipstream on this device")  # fmt: skip
-            self._db.executescript(_TABLES)
-            self._db.execute(f"pragma user_version = {SCHEMA}")
+            with ExitStack() as on_error:
+                on_error.callback(self._db.close)
+                self._open(path)
+                on_error.pop_all()
         except sqlite3.Error as error:
             raise UsageError(f"the journal {path} cannot be opened", str(error),
                              "is another daemon using this state folder?") from error  # fmt: skip
 
+    def _open(self, path: Path | str) -> None:
+        # WAL alone lets a second daemon in; the lock goes with the process, also when that is killed
+        self._db.execute("pragma locking_mode = exclusive")
+        version = self._db.execute("pragma user_version").fetchone()[0]
+        if version not in (0, SCHEMA):
+            raise UsageError(f"the journal {path} is of version {version}", f"this one knows {SCHEMA}",
+                             "update Slipstream on this device")  # fmt: skip
+        self._db.execute("pragma journal_mode = wal")
+        self._db.execute("pragma synchronous = normal")
+        self._db.execute("pragma cache_size = -512")
+        self._db.executescript(_TABLES)
+        self._db.execute(f"pragma user_version = {SCHEMA}")
+
     def close(self) -> None:
         """Write everything into the main file and let go of it."""
-        self._db.execute("pragma optimize")
         self._db.close()
+
+    def forbid_writing(self) -> None:
+        """Let every later write raise `sqlite3.OperationalError`: how a test ends a device as `kill -9` would."""
+        self._db.execute("pragma query_only = on")
 
     @contextmanager
     def together(self, *, durable: bool = False) -> Iterator[None]:
         """What is written inside counts as one; `durable` also waits for the disk."""
         if durable:
             self._db.execute("pragma synchronous = full")
-        self._db.execute("begin immediate")
         try:
-            yield
-        except BaseException:
-            self._db.execute("rollback")
-            raise
-        else:
-            self._db.execute("commit")
+            self._db.execute("begin immediate")
+            try:
+                yield
+                self._db.execute("commit")
+            except BaseException:
+                if self._db.in_transaction:  # a disk that is full ends the transaction by itself
+                    self._db.execute("rollback")
+                raise
         finally:
             if durable:
                 self._db.execute("pragma synchronous = normal")

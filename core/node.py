@@ -54,7 +54,8 @@ class Node:
         self.id, self.name, self.kind = device_id, clean(name), kind
         self.journal = journal or Journal(":memory:", wall)
         self.events = Events(wall)
-        self.costs = Costs.from_wire(self.journal.fact("costs"))
+        kept = self.journal.fact("costs")
+        self.costs = Costs.from_wire(kept) if kept else Costs()
         self.catalogue = Catalogue()
         self.timers = Timers()
         self.candidates = candidates
@@ -163,7 +164,7 @@ class Node:
         return tuple(offers)
 
     def _saw(self, skill: str, seconds: float, size: int) -> None:
-        self.costs.saw(skill, self.id, seconds, size, self.clock())
+        self.costs.saw(skill, self.id, seconds, size, self.wall())
 
     def _keep_costs(self) -> None:
         self.journal.remember("costs", self.costs.to_wire())

@@ -158,7 +158,7 @@ class Run:
             return
         s.value, s.has_value, s.size = content["value"], bool(content["inline"]), int(content["size"])
         if (seconds := content["seconds"]) is not None and state == "done":
-            self._desk.costs.saw(s.step.skill, device, float(seconds), s.size, self.clock())
+            self._desk.costs.saw(s.step.skill, device, float(seconds), s.size, self._desk.wall())
         self.end_step(s, state, content["seconds"])
         self.poke()
 

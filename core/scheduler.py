@@ -6,7 +6,7 @@ There is no clock: times are seconds from now.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cache
 from math import inf
@@ -258,7 +258,7 @@ class _Scene:
     """What an assignment was made from, numbered; columns are the devices, then those that only fixed jobs name."""
 
     __slots__ = (
-        "_locks", "_offers", "bandwidth", "column", "deps", "devices", "exclusive", "fixed", "ids", "index", "jobs",
+        "_locks", "_offering", "bandwidth", "column", "deps", "devices", "exclusive", "fixed", "ids", "index", "jobs",
         "latency", "seconds", "slots",
     )  # fmt: skip
 
@@ -279,17 +279,21 @@ class _Scene:
         self.slots = [d.resources.slots for d in devices] + [1] * gone
         self._links(link, gone)
 
-        self._offers = [{o.name: o for o in d.offers} for d in devices]
+        self._offering = [(p, d.id, d.leaving, {o.name: o for o in d.offers}) for p, d in enumerate(devices)]
         self._locks: dict[str, str] = {}
         rows: dict[Any, list[float | None]] = {}
         self.seconds: list[list[float | None]] = []
         self.deps: list[tuple[int, int, float]] = []
         locked: dict[str, list[int]] = {}
+        sizes = [costs.size(job.skill, SIZE) for job in jobs]
         for i, job in enumerate(jobs):
-            key = job.skill if job.on is None and not job.avoid else (job.skill, job.on, job.avoid)
+            # a fixed job's row is not looked at, so what it asked for no longer matters
+            free = i in self.fixed or (job.on is None and not job.avoid)
+            key = job.skill if free else (job.skill, job.on, job.avoid)
             row = rows.get(key)
             if row is None:
-                row = rows[key] = self._row(job, costs, i in self.fixed) + [None] * gone
+                avoid, wanted = (frozenset(), None) if free else (job.avoid, self._asked(job))
+                row = rows[key] = self._row(job.skill, avoid, wanted, costs)
             self.seconds.append(row)
             lock = self._locks.get(job.skill)
             if lock is not None:
@@ -298,7 +302,7 @@ class _Scene:
                 producer = index.get(need)
                 if producer is None:
                     raise UsageError(f"step {job.id} needs {need}", "there is no such step", step=job.id, field="needs")
-                self.deps.append((producer, i, costs.size(jobs[producer].skill, SIZE)))
+                self.deps.append((producer, i, sizes[producer]))
         self.exclusive = list(locked.values())
 
     def _links(self, link: Callable[[str, str], LinkQuality | None], gone: int) -> None:
@@ -324,29 +328,27 @@ class _Scene:
             self.bandwidth.append([None] * len(self.ids))
             self.latency.append([0.0] * len(self.ids))
 
-    def _row(self, job: Job, costs: Costs, fixed: bool) -> list[float | None]:
-        skill, avoid = job.skill, job.avoid
-        wanted = None if fixed or job.on is None else self._asked(job)
-        row: list[float | None] = []
-        for device, offers in zip(self.devices, self._offers, strict=True):
+    def _row(self, skill: str, avoid: Set[str], wanted: Set[str] | None, costs: Costs) -> list[float | None]:
+        row: list[float | None] = [None] * len(self.ids)
+        duration = costs.duration
+        for p, device_id, leaving, offers in self._offering:
             offer = offers.get(skill)
             if offer is None:
-                row.append(None)
                 continue
             if offer.lock is not None:
                 self._locks[skill] = offer.lock
-            if device.leaving or device.id in avoid or (wanted is not None and device.id not in wanted):
-                row.append(None)
-            else:
+            if not leaving and device_id not in avoid and (wanted is None or device_id in wanted):
                 guess = offer.seconds
-                row.append(costs.duration(skill, device.id, guess if 0 <= guess < _LONG else GUESS))
+                row[p] = duration(skill, device_id, guess if 0 <= guess < _LONG else GUESS)
         return row
 
-    def _asked(self, job: Job) -> set[str]:
-        """The ids of the devices that `job.on` means: an id before a name before a kind."""
+    def _asked(self, job: Job) -> Set[str] | None:
+        """The ids of the devices that `job.on` means, an id before a name before a kind; None for any."""
         on = job.on
+        if on is None:
+            return None
         if any(d.id == on for d in self.devices):
-            return {on} if on is not None else set()
+            return {on}
         named = [d.id for d in self.devices if d.name == on]
         if len(named) > 1:
             raise UsageError(f"{on} is the name of two devices", " and ".join(named[:2]), "say which by its id",
@@ -365,9 +367,10 @@ class _Scene:
     def _reason(self, job: Job, p: int) -> str | None:
         """Why a device cannot run a job, whatever the others do."""
         device = self.devices[p]
-        if job.skill not in self._offers[p]:
+        if job.skill not in self._offering[p][3]:
             return f"has no {job.skill}"
-        if job.on is not None and device.id not in self._asked(job):
+        asked = self._asked(job)
+        if asked is not None and device.id not in asked:
             return f"is not {job.on}, which the plan asks for"
         if device.id in job.avoid:
             return "refused it before"
@@ -414,7 +417,7 @@ class _Scene:
         run = row[p] or 0.0
         rivals = [q for q in range(len(self.devices)) if q != p and row[q] is not None]
         if not rivals:
-            if sum(job.skill in offers for offers in self._offers) == 1:
+            if sum(job.skill in offers for *_, offers in self._offering) == 1:
                 return f"the only device that has {job.skill}"
             if job.on is not None:
                 return f"asked for by the plan (on: {job.on})"
@@ -427,17 +430,14 @@ class _Scene:
         ready = self._arrival(steps, i, p)
         there, best = min((self._arrival(steps, i, q) + (row[q] or 0.0), q) for q in linked)
         rival, faster = self._name(best), row[best] or 0.0
+        if ready + run > there:
+            busy = self._busy(steps, step_id, best, there - faster, there)
+            return f"{rival} is busy then" if busy else f"what follows it goes quicker from here than from {rival}"
         if run < faster:
             return f"{_time(run)} here, {_time(faster)} on {rival}"
         if ready + run < there:
             return f"its inputs are here: {_time(run)}, and {_time(there - ready)} on {rival}"
-        if self._busy(steps, step_id, best, there - faster, there):
-            return f"{rival} is busy then"
-        return (
-            f"no later here than on {rival}"
-            if ready + run == there
-            else f"what follows it is sooner here than from {rival}"
-        )
+        return f"no later here than on {rival}"
 
     def _busy(self, steps: Mapping[str, Placed], step_id: str, p: int, begin: float, end: float) -> bool:
         at = self.ids[p]
@@ -446,7 +446,7 @@ class _Scene:
 
     def complaint(self, job: Job, rule: str) -> NoDevice:
         """Why a job has no place, in the person's words."""
-        asked = None if job.on is None else self._asked(job)
+        asked = self._asked(job)
         reasons = []
         for p in range(len(self.devices)):
             reason = self._reason(job, p) or "has no link to where its inputs are or its result is needed"
@@ -460,10 +460,8 @@ class _Scene:
             what = f"{job.skill} must run on {job.on}; none is here"
             hint = f"here are {', '.join(map(self._name, range(len(self.devices)))) or 'no devices'}"
         elif rule == "link":
-            what, hint = (
-                f"no link carries the inputs or the result of {job.skill}",
-                "connect those devices, or change `on`",
-            )
+            what = f"no link carries the inputs or the result of {job.skill}"
+            hint = "connect those devices, or change `on`"
         elif asked is not None:
             what = f"{job.skill} must run on {job.on}, which cannot run it now"
         else:
@@ -472,4 +470,6 @@ class _Scene:
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 0.1 else f"{seconds * 1000:.3g} ms"
+    if seconds >= 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds:.3g} s" if seconds >= 0.1 else f"{seconds * 1000:.3g} ms"

@@ -27,33 +27,36 @@ def resolve(schema: Schema, root: Schema) -> Schema:
     return {}
 
 
-def _branches(schema: Schema, root: Schema) -> list[Schema]:
+def _branches(schema: Schema, root: Schema, seen: set[str] | None = None) -> list[Schema]:
+    seen = set() if seen is None else seen  # a schema from elsewhere may lead back to itself
+    if isinstance(ref := schema.get("$ref"), str):
+        if ref in seen:
+            return []
+        seen.add(ref)
     schema = resolve(schema, root)
     options = schema.get("anyOf") or schema.get("oneOf")
-    return [b for o in options for b in _branches(o, root)] if options else [schema]
+    return [b for o in options for b in _branches(o, root, seen)] if options else [schema]
 
 
 def at(schema: Schema, path: Sequence[str]) -> Schema | None:
     """The schema of what is at `path` (names and list indexes); `{}`: anything may be there, None: nothing can."""
     root = schema
     for part in path:
-        found: Schema | None = None
+        found: list[Schema] = []
         for branch in _branches(schema, root):
-            kind = branch.get("type")
-            if not branch:
-                found = {}
-            elif kind == "array" and part.isdigit():
-                found = branch.get("items", {})
-            elif part in branch.get("properties", {}):
-                found = branch["properties"][part]
-            elif kind == "object" and branch.get("additionalProperties", "properties" not in branch):
-                more = branch.get("additionalProperties", True)
-                found = {} if more is True else more
-            if found is not None:
-                break
-        if found is None:
+            kinds = _kinds(branch)
+            more = branch.get("additionalProperties", "properties" not in branch)
+            if part in branch.get("properties", {}):
+                found.append(branch["properties"][part])
+            elif not kinds and not branch.keys() & {"properties", "enum", "const"}:
+                found.append({})
+            elif "array" in kinds and part.isdecimal():
+                found.append(branch.get("items", {}))
+            elif "object" in kinds and more is not False:
+                found.append({} if more is True else more)
+        if not found:
             return None
-        schema = found
+        schema = found[0] if len(found) == 1 else {"anyOf": found}
     schema = resolve(schema, root)
     return {**schema, "$defs": root["$defs"]} if "$defs" in root and schema else schema
 
@@ -62,13 +65,18 @@ def types(schema: Schema) -> set[str]:
     """The JSON types that a value of this schema may have; empty if any."""
     found: set[str] = set()
     for branch in _branches(schema, schema):
-        kind = branch.get("type")
-        if kind is None and "enum" in branch:
-            kind = sorted({name for v in branch["enum"] for name, py in _PYTHON.items() if type(v) in py})
-        if kind is None:
+        kinds = _kinds(branch)
+        if not kinds and "enum" in branch:
+            kinds = [name for v in branch["enum"] for name, py in _PYTHON.items() if type(v) in py]
+        if not kinds:
             return set()
-        found.update([kind] if isinstance(kind, str) else kind)
+        found.update(kinds)
     return found
+
+
+def _kinds(schema: Schema) -> list[str]:
+    kinds = schema.get("type", [])
+    return [kinds] if isinstance(kinds, str) else list(kinds)
 
 
 def fits(source: Schema, target: Schema) -> bool:
@@ -93,8 +101,7 @@ def problem(value: Any, schema: Schema, root: Schema | None = None, where: str =
 
 
 def _problem(value: Any, schema: Schema, root: Schema, where: str) -> tuple[str, str] | None:
-    kinds = schema.get("type", [])
-    kinds = [kinds] if isinstance(kinds, str) else kinds
+    kinds = _kinds(schema)
     if kinds and not any(_is(value, kind) for kind in kinds):
         return where, f"should be {' or '.join(kinds)}, not {_name(value)}"
     if "enum" in schema and value not in schema["enum"]:

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
 from json import dumps
-from typing import Any, Literal, NotRequired, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, NotRequired, ParamSpec, Protocol, TypeVar, Union, cast
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
 from typing_extensions import TypedDict
 
 from .errors import SkillFailed, UsageError
@@ -142,10 +143,18 @@ class SkillSpec:
         self.undo_fn: Callable[..., Awaitable[None]] | None = None
         self.reconcile_fn: Callable[..., Awaitable[Any]] | None = None
 
-        hints = typing.get_type_hints(fn, include_extras=True)
+        try:
+            hints = typing.get_type_hints(fn, include_extras=True)
+        except NameError as error:
+            raise UsageError(f"{name}: a hint of its signature is not known", str(error),
+                             "declare the type at the top of its module", skill=name) from None  # fmt: skip
         parameters = list(inspect.signature(fn).parameters.values())
-        if not parameters:
+        first = hints.get(parameters[0].name, Context) if parameters else None
+        if not (isinstance(first, type) and issubclass(first, Context)):
             raise UsageError(f"{name} takes no context", hint="its first parameter is `ctx: Context`", skill=name)
+        if "return" not in hints:
+            raise UsageError(f"{name} does not say what it returns", hint="annotate it: `-> Model`, or `-> None`",
+                             skill=name)  # fmt: skip
         fields: dict[str, Any] = {}
         defaults: dict[str, Any] = {}
         for p in parameters[1:]:
@@ -158,17 +167,28 @@ class SkillSpec:
         make: Any = TypedDict
         arguments = make(f"{name} arguments", fields)
         arguments.__pydantic_config__ = ConfigDict(extra="forbid")
-        self._input: TypeAdapter[dict[str, Any]] = TypeAdapter(arguments)
-        returns: Any = hints.get("return", None)
+        returns: Any = hints["return"]
         if self.streaming:
-            returns = typing.get_args(returns)[0]
-        self._output: TypeAdapter[Any] = TypeAdapter(returns)
-        self.input_schema = self._input.json_schema()
-        self.input_schema.update(type="object", title=name)
-        self.input_schema.setdefault("properties", {})
-        for key, value in defaults.items():
-            self.input_schema["properties"][key]["default"] = TypeAdapter(type(value)).dump_python(value, mode="json")
-        output = self._output.json_schema(mode="serialization")
+            returns = next(iter(typing.get_args(returns)), None)
+            if returns is None:
+                raise UsageError(f"{name} does not say what it yields", hint="annotate it: `-> AsyncIterator[Item]`",
+                                 skill=name)  # fmt: skip
+        elif Submitted in typing.get_args(returns):
+            # an outcome, not a value: what is observed later has the schema of the others
+            returns = Union[tuple(kind for kind in typing.get_args(returns) if kind is not Submitted)]  # noqa: UP007
+        try:
+            self._input: TypeAdapter[dict[str, Any]] = TypeAdapter(arguments)
+            self._output: TypeAdapter[Any] = TypeAdapter(returns)
+            self.input_schema = self._input.json_schema()
+            self.input_schema.update(type="object", title=name)
+            properties = self.input_schema.setdefault("properties", {})
+            for key, value in defaults.items():
+                if key in properties:  # not under an alias
+                    properties[key]["default"] = _plain(TypeAdapter(hints[key]), value, binary=False)
+            output = self._output.json_schema(mode="serialization")
+        except (PydanticUserError, PydanticUndefinedAnnotation, ValueError) as error:
+            raise UsageError(f"{name}: a type or default of its signature has no schema", str(error).splitlines()[0],
+                             "use pydantic models and plain types", skill=name) from None  # fmt: skip
         self._wrap = output.get("type") != "object" or self.streaming
         if self._wrap:
             defs = output.pop("$defs", None)
@@ -177,8 +197,7 @@ class SkillSpec:
             if defs:
                 output["$defs"] = defs
         self.output_schema = output
-        # bytes stay bytes on the wire (msgpack has them); every other type crosses as JSON would write it
-        self._mode: Literal["python", "json"] = "python" if '"binary"' in dumps(output) else "json"
+        self._binary_in, self._binary_out = ('"binary"' in dumps(schema) for schema in (self.input_schema, output))
 
     def check(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments, validated: what the function is called with.
@@ -189,17 +208,15 @@ class SkillSpec:
         try:
             return self._input.validate_python(args)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            field = ".".join(str(part) for part in first["loc"]) or "arguments"
+            (field, what), *more = _wrong(error)
             raise UsageError(
-                f"{self.name}: {field}: {first['msg'][:200]}",
-                "" if error.error_count() == 1 else f"{error.error_count() - 1} more like it",
-                f"slip skills show {self.name}", skill=self.name, field=field,
+                f"{self.name}: {field or 'arguments'}: {what}", "; ".join(f"{where}: {what}" for where, what in more),
+                f"slip skills show {self.name}", skill=self.name, field=field or "arguments",
             ) from None  # fmt: skip
 
     def dump_args(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """Typed arguments as plain values, for the wire."""
-        plain: dict[str, Any] = self._input.dump_python(self.check(args), mode="json")
+        plain: dict[str, Any] = _plain(self._input, self.check(args), binary=self._binary_in)
         return plain
 
     def dump(self, value: Any) -> Any:
@@ -211,13 +228,12 @@ class SkillSpec:
         if type(value) is Submitted:
             return value.model_dump()
         try:
-            checked = self._output.validate_python(value)
-            plain = self._output.dump_python(checked, mode=self._mode)
-        except (ValidationError, ValueError, TypeError) as error:
-            why = str(error).splitlines()[0][:200]
+            plain = _plain(self._output, self._output.validate_python(value), binary=self._binary_out)
+        except (ValueError, TypeError) as error:
             raise SkillFailed(
-                f"{self.name} returned what its schema does not allow", why, "fix its return type", skill=self.name
-            ) from None
+                f"{self.name} returned what its schema does not allow", _why(error), "fix its return type",
+                skill=self.name,
+            ) from None  # fmt: skip
         return plain if not self._wrap or self.streaming else {"result": plain}
 
     def load(self, plain: Any) -> Any:
@@ -231,9 +247,10 @@ class SkillSpec:
                 return [self._output.validate_python(item) for item in plain["result"]]
             return self._output.validate_python(plain["result"] if self._wrap else plain)
         except (ValidationError, KeyError, TypeError) as error:
-            why = str(error).splitlines()[0][:200]
             hint = "the two devices have different versions of the skill"
-            raise SkillFailed(f"{self.name} sent a result that does not fit", why, hint, skill=self.name) from None
+            raise SkillFailed(
+                f"{self.name} sent a result that does not fit", _why(error), hint, skill=self.name
+            ) from None
 
     @property
     def annotations(self) -> dict[str, bool]:
@@ -260,6 +277,34 @@ class SkillSpec:
     def digest(self) -> str:
         """Names this version of the spec: equal digests, equal specs."""
         return sha256(dumps(self.to_wire(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _plain(adapter: TypeAdapter[Any], value: Any, *, binary: bool) -> Any:
+    """A value as JSON would write it, except that bytes stay bytes (msgpack has them)."""
+    # a model that was built around its checks is an error, not a warning
+    if not binary:
+        return adapter.dump_python(value, mode="json", by_alias=True, warnings="error")
+    return _keep_bytes(adapter.dump_python(value, by_alias=True, warnings="error"))
+
+
+def _keep_bytes(value: Any) -> Any:
+    if type(value) is dict:
+        return {to_jsonable_python(name): _keep_bytes(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_keep_bytes(inner) for inner in value]
+    return value if type(value) is bytes else to_jsonable_python(value)
+
+
+def _wrong(error: ValidationError) -> list[tuple[str, str]]:
+    """The first few faults: where (dotted, empty for the whole), and what."""
+    faults = error.errors(include_url=False, include_input=False, include_context=False)[:8]
+    return [(".".join(str(part) for part in f["loc"])[:100], f["msg"][:200]) for f in faults]
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{where}: {what}".removeprefix(": ") for where, what in _wrong(error))[:500]
+    return f"{type(error).__name__}: {error}"[:500]
 
 
 class Skill(Protocol[P, R_co]):
@@ -301,12 +346,17 @@ def skill(
         def undo(compensation: F) -> F:
             if not undoable:
                 raise UsageError(f"{name} is not undoable", hint="say undoable=True", skill=name)
-            spec.undo_fn = compensation
+            spec.undo_fn = awaited(compensation, "undo")
             return compensation
 
         def reconcile(answer: F) -> F:
-            spec.reconcile_fn = answer
+            spec.reconcile_fn = awaited(answer, "reconcile")
             return answer
+
+        def awaited(fn: F, what: str) -> F:
+            if not inspect.iscoroutinefunction(fn):
+                raise UsageError(f"{name}: its {what} is not async", hint="declare it with `async def`", skill=name)
+            return fn
 
         made = cast(Skill[P, R_co], fn)
         made.spec, made.undo, made.reconcile = spec, undo, reconcile  # type: ignore[method-assign]
@@ -358,10 +408,10 @@ class Catalogue:
         have = set(capabilities)
         for fn in pack.skills:
             spec = spec_of(fn)
-            if spec.name in self.specs and self.specs[spec.name].fn is not fn:
+            if not have.issuperset(spec.needs):
+                continue
+            if self.specs.setdefault(spec.name, spec).fn is not fn:
                 raise UsageError(f"two packs offer {spec.name}", f"one of them is {pack.name}", "rename or drop one")
-            if have.issuperset(spec.needs):
-                self.specs[spec.name] = spec
 
     def get(self, name: str) -> SkillSpec:
         """The spec of that skill.

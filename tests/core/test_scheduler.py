@@ -1,0 +1,566 @@
+"""Hard rules by an independent checker and hypothesis; names, ties and reasons by tables."""
+
+import importlib
+import sys
+from itertools import product
+from math import inf, nan
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from slipstream.core.costs import Costs
+from slipstream.core.device import Device, LinkQuality, Offer, Resources
+from slipstream.core.errors import NoDevice, UsageError
+from slipstream.core.scheduler import Job, Placed, Problem, Schedule, assign, schedule
+
+EPS = 1e-9
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+# ---- the independent checker
+
+
+def arrival(p: Problem, s: Schedule, producer: int, size: float, at: int) -> float:
+    here = s.device[producer]
+    if here == at:
+        return s.end[producer]
+    rate = p.bandwidth[here][at]
+    if rate is None:
+        return inf
+    return s.end[producer] + (p.latency[here][at] if p.latency else 0.0) + size / rate
+
+
+def crowded(p: Problem, s: Schedule, steps: list[int], capacity: int) -> bool:
+    """Whether more than `capacity` of these steps run at some moment at which one that was not fixed runs."""
+    steps = [i for i in steps if s.end[i] > s.start[i]]
+    for moment in (s.start[i] for i in steps):
+        running = [i for i in steps if s.start[i] <= moment + EPS and s.end[i] > moment + EPS]
+        if len(running) > capacity and any(i not in p.fixed for i in running):
+            return True
+    return False
+
+
+def violations(p: Problem, s: Schedule) -> list[str]:
+    n, m = len(p.seconds), len(p.bandwidth)
+    bad = []
+    for i in range(n):
+        on = s.device[i]
+        if i in p.fixed:
+            if (on, s.start[i], s.end[i]) != p.fixed[i]:
+                bad.append(f"{i} was fixed")
+            continue
+        seconds = p.seconds[i][on]
+        if seconds is None:
+            bad.append(f"{i} cannot run on {on}")
+            continue
+        if abs(s.end[i] - s.start[i] - seconds) > EPS or s.start[i] < 0:
+            bad.append(f"{i} does not take its time")
+        begin, until = p.available[on] if p.available else (0.0, None)
+        if s.start[i] < begin - EPS or (until is not None and s.end[i] > until + EPS):
+            bad.append(f"{i} is outside the window of {on}")
+    for producer, consumer, size in p.deps:
+        late = s.start[consumer] < arrival(p, s, producer, size, s.device[consumer]) - EPS
+        if consumer not in p.fixed and late:
+            bad.append(f"{consumer} starts before the output of {producer} is there")
+    for on in range(m):
+        if crowded(p, s, [i for i in range(n) if s.device[i] == on], p.slots[on] if p.slots else 1):
+            bad.append(f"too much at once on {on}")
+    bad += [f"group {g} overlaps" for g in p.exclusive if crowded(p, s, list(dict.fromkeys(g)), 1)]
+    if s.makespan != max([0.0, *s.end]):
+        bad.append("makespan")
+    if s.late != [i for i in range(n) if s.end[i] > p.deadlines.get(i, inf)]:
+        bad.append("late")
+    return bad
+
+
+def links_allow_some_assignment(p: Problem) -> bool:
+    n, m = len(p.seconds), len(p.bandwidth)
+    open_to = [
+        [p.fixed[i][0]] if i in p.fixed else [q for q in range(m) if p.seconds[i][q] is not None] for i in range(n)
+    ]
+    edges = [(i, j) for i, j, _ in p.deps if j not in p.fixed]
+    return any(
+        all(at[i] == at[j] or p.bandwidth[at[i]][at[j]] is not None for i, j in edges) for at in product(*open_to)
+    )
+
+
+@st.composite
+def problems(draw: st.DrawFn, n_max: int = 9, windows: bool = True) -> Problem:
+    n, m = draw(st.integers(1, n_max)), draw(st.integers(1, 4))
+    number = st.floats(0, 20).map(lambda x: round(x, 2))
+
+    def maybe(strategy: st.SearchStrategy[float], odds: int) -> st.SearchStrategy[float | None]:
+        return st.integers(0, odds).flatmap(lambda k: strategy if k else st.none())
+
+    def table(rows: int, cell: st.SearchStrategy[float | None]) -> list[list[float | None]]:
+        return draw(st.lists(st.lists(cell, min_size=m, max_size=m), min_size=rows, max_size=rows))
+
+    names = draw(st.permutations(range(n)))
+    pairs = draw(st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=2 * n))
+    steps = st.integers(0, n - 1)
+    available = [
+        (begin, None if length is None else begin + length)
+        for begin, length in draw(st.lists(st.tuples(number, maybe(st.floats(5, 60), 2)), min_size=m, max_size=m))
+    ]
+    fixed = draw(
+        st.dictionaries(steps, st.tuples(st.integers(0, m - 1), st.floats(-9, 3), st.floats(0, 9)), max_size=3)
+    )
+    return Problem(
+        table(n, maybe(number, 5)),
+        [(names[min(a, b)], names[max(a, b)], draw(number)) for a, b in pairs if a != b],
+        table(m, maybe(st.floats(0.1, 50), draw(st.sampled_from([1, 4])))),
+        draw(st.sampled_from([[], [[0.25] * m] * m])),
+        draw(st.one_of(st.just([]), st.lists(st.integers(1, 3), min_size=m, max_size=m))),
+        available if windows and draw(st.booleans()) else [],
+        draw(st.lists(st.lists(steps, max_size=4), max_size=2)),
+        {i: (p, start, start + length) for i, (p, start, length) in fixed.items()},
+        draw(st.dictionaries(steps, st.floats(-1, 60), max_size=3)),
+    )
+
+
+@unhurried
+@given(problems())
+def test_no_hard_rule_ever_bends(problem: Problem) -> None:
+    try:
+        found = schedule(problem)
+    except NoDevice as error:
+        step, rule = error.where["step"], error.where["rule"]
+        row = problem.seconds[step]
+        assert rule in ("device", "window", "link")
+        assert (rule == "device") == (all(x is None for x in row) and step not in problem.fixed)
+        return
+    assert violations(problem, found) == []
+
+
+@settings(unhurried, max_examples=300)
+@given(problems(n_max=5, windows=False))
+def test_what_only_links_and_skills_forbid_is_refused_exactly_when_no_assignment_exists(problem: Problem) -> None:
+    try:
+        schedule(problem)
+        possible = True
+    except NoDevice:
+        possible = False
+    assert possible == links_allow_some_assignment(problem)
+
+
+@unhurried
+@given(problems())
+def test_the_same_problem_has_the_same_schedule(problem: Problem) -> None:
+    answers = []
+    for _ in range(2):
+        try:
+            answers.append(schedule(problem))
+        except NoDevice as error:
+            answers.append(str(error))
+    assert answers[0] == answers[1]
+
+
+def full(m: int, rate: float = 1.0) -> list[list[float | None]]:
+    return [[rate] * m for _ in range(m)]
+
+
+def test_the_example_of_the_heft_paper_is_solved_no_worse_than_there() -> None:
+    seconds = [(14, 16, 9), (13, 19, 18), (11, 13, 19), (13, 8, 17), (12, 13, 10),
+               (13, 16, 9), (7, 15, 11), (5, 11, 14), (18, 12, 20), (21, 7, 16)]  # fmt: skip
+    deps = [(1, 2, 18), (1, 3, 12), (1, 4, 9), (1, 5, 11), (1, 6, 14), (2, 8, 19), (2, 9, 16), (3, 7, 23), (4, 8, 27),
+            (4, 9, 23), (5, 9, 13), (6, 8, 15), (7, 10, 17), (8, 10, 11), (9, 10, 13)]  # fmt: skip
+    problem = Problem(seconds, [(i - 1, j - 1, c) for i, j, c in deps], full(3))
+    found = schedule(problem)
+    assert violations(problem, found) == []
+    assert found.makespan <= 80
+
+
+def test_a_short_step_fills_the_gap_before_a_long_one() -> None:
+    # step 2 waits on device 1 for the output of 0 until 7; step 3 can only run there and fits before
+    problem = Problem([[5, None], [None, 1], [None, 10], [None, 4]], [(0, 2, 2)], full(2))
+    found = schedule(problem)
+    assert violations(problem, found) == []
+    assert found.makespan == 17
+    assert found.end[3] <= 7
+
+
+def test_slots_run_steps_side_by_side() -> None:
+    assert schedule(Problem([[1.0]] * 4, [], [[None]], slots=[4])).makespan == 1
+    assert schedule(Problem([[1.0]] * 4, [], [[None]], slots=[3])).makespan == 2
+    assert schedule(Problem([[1.0]] * 4, [], [[None]])).makespan == 4
+
+
+def test_two_steps_of_a_group_never_overlap_even_on_two_devices() -> None:
+    assert schedule(Problem([[1, None], [None, 1]], [], full(2))).makespan == 1
+    assert schedule(Problem([[1, None], [None, 1]], [], full(2), exclusive=[[0, 1]])).makespan == 2
+
+
+def test_a_step_that_only_fits_into_a_window_gets_it_before_those_that_fit_elsewhere() -> None:
+    problem = Problem([[4, 30], [3, None]], [], full(2), available=[(0, 5), (0, None)])
+    found = schedule(problem)
+    assert violations(problem, found) == []
+    assert found.device == [1, 0]
+
+
+def test_a_deadline_comes_before_the_makespan() -> None:
+    # by rank the long chain goes first; with the deadline the short step does
+    chain = Problem([[2.0], [2.0], [1.0]], [(0, 1, 0)], [[None]])
+    assert schedule(chain).start[2] > 1
+    urgent = Problem(chain.seconds, chain.deps, chain.bandwidth, deadlines={2: 1.0})
+    assert schedule(urgent).late == []
+    assert schedule(Problem(chain.seconds, chain.deps, chain.bandwidth, deadlines={2: 0.5})).late == [2]
+
+
+def test_a_running_step_holds_its_device_and_its_output_is_there_at_its_end() -> None:
+    problem = Problem([[1, 1], [1, 5]], [(0, 1, 3)], full(2), fixed={0: (0, -2, 4)})
+    found = schedule(problem)
+    assert (found.device[1], found.start[1]) == (0, 4)
+    assert violations(problem, found) == []
+
+
+@pytest.mark.parametrize(
+    ("problem", "step", "rule"),
+    [
+        (Problem([[1], [None]], [], [[None]]), 1, "device"),
+        (Problem([[4], [6]], [], [[None]], available=[(0, 5)]), 1, "window"),
+        (Problem([[4], [4]], [], [[None]], available=[(0, 5)]), None, "window"),
+        (Problem([[1, None], [None, 1]], [(0, 1, 0)], [[None, None], [1, None]]), None, "link"),
+    ],
+)
+def test_what_cannot_be_names_the_step_and_the_rule(problem: Problem, step: int | None, rule: str) -> None:
+    with pytest.raises(NoDevice) as error:
+        schedule(problem)
+    assert error.value.where["rule"] == rule
+    assert step is None or error.value.where["step"] == step
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"),
+    [
+        (Problem([[1.0], [1.0]], [(0, 1, 0), (1, 0, 0)], [[None]]), "waits for itself"),
+        (Problem([[1.0]], [(0, 0, 0)], [[None]]), "waits for itself"),
+        (Problem([[nan]], [], [[None]]), "seconds"),
+        (Problem([[-1.0]], [], [[None]]), "seconds"),
+        (Problem([[1.0, 1.0]], [], [[None]]), "seconds"),
+        (Problem([[1.0]], [(0, 1, 0)], [[None]]), "deps"),
+        (Problem([[1.0]], [(-1, 0, 0)], [[None]]), "deps"),
+        (Problem([[1.0]], [], [[None, None]]), "bandwidth"),
+        (Problem([[1.0, 1.0]], [], full(2, 0.0)), "bandwidth"),
+        (Problem([[1.0]], [], [[None]], slots=[0]), "slots"),
+        (Problem([[1.0]], [], [[None]], slots=[1, 1]), "slots"),
+        (Problem([[1.0]], [], [[None]], exclusive=[[3]]), "exclusive"),
+        (Problem([[1.0]], [], [[None]], fixed={0: (2, 0, 1)}), "fixed"),
+        (Problem([[1.0]], [], [[None]], fixed={0: (0, 2, 1)}), "fixed"),
+        (Problem([[1.0]], [], [[None]], deadlines={0: nan}), "deadlines"),
+    ],
+)
+def test_numbers_that_describe_no_problem_are_a_usage_error(problem: Problem, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        schedule(problem)
+
+
+def test_no_steps_make_an_empty_schedule() -> None:
+    assert schedule(Problem([], [], [])) == Schedule([], [], [], 0.0, [])
+
+
+# ---- the JSON form
+
+
+def document() -> dict[str, object]:
+    return {
+        "format": "slipstream-sched/1", "name": "x", "family": "ext", "source": {},
+        "tasks": {"name": ["a", "b"], "cost": [2.0, 3], "time": [None, [1.0, None]]},
+        "deps": [[0, 1, 0.5]],
+        "devices": {"name": ["p", "q"], "speed": [1.0, 4.0], "slots": [1, 2], "available": [[0, None], [1.5, 9]]},
+        "links": {"speed": [[None, 2.0], [0, None]], "latency": [[0, 0.1], [0.2, 0]]},
+        "exclusive": {"lock": [0, 1]},
+    }  # fmt: skip
+
+
+def test_a_document_becomes_a_problem_extensions_included() -> None:
+    problem = Problem.from_json(document())
+    assert problem.seconds == [[2.0, 0.5], [1.0, None]]
+    assert problem.bandwidth == [[None, 2.0], [None, None]]
+    assert (problem.slots, problem.available, problem.exclusive) == ([1, 2], [(0, None), (1.5, 9)], [[0, 1]])
+    found = schedule(problem)
+    assert found.device == [0, 0]
+    assert violations(problem, found) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "field"),
+    [
+        (("format",), "other/2", "format"),
+        (("tasks",), [], "tasks"),
+        (("tasks", "cost"), [1, -1], "tasks.cost.1"),
+        (("tasks", "cost"), [1, inf], "tasks.cost.1"),
+        (("tasks", "time"), [None], "tasks.time"),
+        (("tasks", "time"), [None, [1.0]], "tasks.time.1"),
+        (("devices", "speed"), [1, 0], "devices.speed.1"),
+        (("devices", "slots"), [1], "devices.slots"),
+        (("devices", "slots"), [1, 0], "devices.slots.1"),
+        (("devices", "available"), [[0, None]], "devices.available"),
+        (("links", "speed"), [[None, 1.0]], "links.speed"),
+        (("links", "speed"), [[None, 1.0], [None]], "links.speed.1"),
+        (("links", "latency"), [[0, 0]], "links.latency"),
+        (("deps",), [[0, 2, 1.0]], "deps.0"),
+        (("deps",), [[0, 1, -1.0]], "deps.0.2"),
+        (("exclusive",), {"lock": [7]}, "exclusive.lock"),
+    ],
+)
+def test_a_wrong_document_names_the_field(path: tuple[str, ...], value: object, field: str) -> None:
+    data = document()
+    inner: object = data
+    for part in path[:-1]:
+        inner = inner[part]  # type: ignore[index]
+    inner[path[-1]] = value  # type: ignore[index]
+    with pytest.raises(UsageError) as error:
+        Problem.from_json(data)
+    assert error.value.where["field"] == field
+
+
+# ---- names
+
+
+def device(
+    name: str, *skills: str | Offer, kind: str = "phone", id: str = "", leaving: bool = False, slots: int = 4
+) -> Device:
+    offers = tuple(s if isinstance(s, Offer) else Offer(s, "d", "read", seconds=1.0) for s in skills)
+    return Device(id or f"id-{name}", name, kind, offers=offers, leaving=leaving, resources=Resources(slots=slots))
+
+
+def near(p: str, q: str) -> LinkQuality:
+    return LinkQuality(0.01, 1e6)
+
+
+def nowhere(p: str, q: str) -> None:
+    return None
+
+
+PIXEL = device("pixel", "nav.route", "contacts.find")
+CAR = device("car7", "nav.route", "nav.set", kind="car")
+HUB = device("hub1", "nav.route", kind="hub")
+
+
+def where(jobs: list[Job], devices: list[Device], **more: object) -> dict[str, str]:
+    made = assign(jobs, devices, Costs(), near, **more)  # type: ignore[arg-type]
+    return {step: placed.device for step, placed in made.steps.items()}
+
+
+@pytest.mark.parametrize(
+    ("on", "expected"), [("id-car7", "id-car7"), ("car7", "id-car7"), ("car", "id-car7"), (None, "id-pixel")]
+)
+def test_a_step_goes_where_the_plan_asks_by_id_name_or_kind(on: str | None, expected: str) -> None:
+    assert where([Job("a", "nav.route", on=on)], [PIXEL, CAR, HUB]) == {"a": expected}
+
+
+def test_a_kind_that_several_devices_have_leaves_the_choice() -> None:
+    slow = device("old", Offer("nav.route", "d", "read", seconds=9.0))
+    assert where([Job("a", "nav.route", on="phone")], [slow, PIXEL, CAR]) == {"a": "id-pixel"}
+
+
+def test_a_name_that_two_devices_have_is_refused_with_their_ids() -> None:
+    twins = [device("pixel", "nav.route", id="id-one"), device("pixel", "nav.route", id="id-two")]
+    with pytest.raises(UsageError) as error:
+        assign([Job("a", "nav.route", on="pixel")], twins, Costs(), near)
+    assert error.value.why == "id-one and id-two"
+    assert "id" in error.value.hint
+
+
+def test_a_leaving_or_refusing_device_gets_no_new_step_but_its_results_are_used() -> None:
+    leaving = device("pixel", "nav.route", "contacts.find", leaving=True)
+    jobs = [Job("a", "contacts.find"), Job("b", "nav.route", needs=("a",))]
+    made = assign(jobs, [leaving, CAR, HUB], Costs(), near, fixed={"a": Placed("id-pixel", -2.0, -1.0)})
+    assert made.steps["b"].device == "id-car7"
+    assert made.refused("b") == {"pixel": "is leaving"}
+    assert where([Job("a", "nav.route", avoid=frozenset({"id-pixel"}))], [PIXEL, CAR]) == {"a": "id-car7"}
+
+
+def test_equal_choices_go_to_the_device_with_most_inputs_then_to_the_first() -> None:
+    assert where([Job("a", "nav.route")], [HUB, PIXEL, CAR]) == {"a": "id-hub1"}
+
+    def instant(p: str, q: str) -> LinkQuality:
+        return LinkQuality(0.0, 1e300)
+
+    jobs = [Job("a", "nav.set"), Job("b", "nav.route", needs=("a",))]
+    made = assign(jobs, [PIXEL, CAR, HUB], Costs(), instant)
+    assert made.steps["b"].device == "id-car7"
+
+
+def test_a_lock_is_held_by_one_step_at_a_time_whatever_the_device() -> None:
+    locked = Offer("cabin.set", "d", "physical", lock="cabin", seconds=1.0)
+    devices = [device("a", locked), device("b", locked)]
+    jobs = [Job(f"s{k}", "cabin.set", on=name) for k, name in enumerate("ab")]
+    first, second = sorted((x.start, x.end) for x in assign(jobs, devices, Costs(), near).steps.values())
+    assert second[0] >= first[1]
+    running = {"s0": Placed("id-a", -0.5, 3.0)}
+    assert assign(jobs, devices, Costs(), near, fixed=running).steps["s1"].start == 3.0
+
+
+def test_what_was_learned_outweighs_the_authors_guess() -> None:
+    costs = Costs()
+    for k in range(20):
+        costs.saw("nav.route", "id-hub1", 0.1, 10, float(k))
+    made = assign([Job("a", "nav.route")], [PIXEL, CAR, HUB], costs, near)
+    assert made.steps["a"].device == "id-hub1"
+    assert made.makespan == pytest.approx(0.1)
+
+
+def test_where_a_step_ran_does_not_loosen_what_another_asks_for() -> None:
+    jobs = [Job("a", "nav.route", on="car"), Job("b", "nav.route", on="car")]
+    made = assign(jobs, [PIXEL, CAR], Costs(), near, fixed={"a": Placed("id-pixel", -2.0, -1.0)})
+    assert made.steps["b"].device == "id-car7"
+
+
+def test_big_outputs_keep_steps_together() -> None:
+    costs = Costs()
+    for k in range(20):
+        costs.saw("contacts.find", "id-pixel", 0.1, 5e6, float(k))
+    slow = device("pixel", Offer("nav.route", "d", "read", seconds=2.0), "contacts.find")
+    made = assign([Job("a", "contacts.find"), Job("b", "nav.route", ("a",))], [slow, CAR], costs, near)
+    assert made.steps["b"].device == "id-pixel"
+    assert made.why("b") == "its inputs are here: 2 s, and 6 s on car7"
+
+
+def test_a_deadline_that_cannot_be_met_is_reported() -> None:
+    made = assign([Job("a", "nav.route", deadline=0.5), Job("b", "nav.route", deadline=5.0)], [CAR], Costs(), near)
+    assert made.late == ("a",)
+
+
+def test_the_results_of_a_gone_device_are_out_of_reach_but_only_for_who_needs_them() -> None:
+    jobs = [Job("a", "contacts.find"), Job("b", "nav.route", needs=("a",))]
+    gone = {"a": Placed("id-gone", -2.0, -1.0)}
+    assert where(jobs[:1], [CAR], fixed=gone) == {"a": "id-gone"}
+    with pytest.raises(NoDevice) as error:
+        assign(jobs, [CAR], Costs(), near, fixed=gone)
+    assert "the result of a is on id-gone, which is gone" in error.value.why
+    assert error.value.where == {"step": "b", "skill": "nav.route"}
+
+
+NO_TV = "pixel has no tv.play; car7 has no tv.play"
+
+
+@pytest.mark.parametrize(
+    ("job", "what", "why"),
+    [
+        (Job("a", "tv.play"), "no device can run tv.play", NO_TV),
+        (Job("a", "tv.play", on="hub"), "tv.play must run on hub; none is here", NO_TV),
+        (Job("a", "tv.play", on="car"), "tv.play must run on car, which cannot run it now", NO_TV),
+        (
+            Job("a", "nav.set", on="pixel"),
+            "nav.set must run on pixel, which cannot run it now",
+            "pixel has no nav.set; car7 is not pixel, which the plan asks for",
+        ),
+        (
+            Job("a", "nav.set", avoid=frozenset({"id-car7"})),
+            "no device can run nav.set",
+            "pixel has no nav.set; car7 refused it before",
+        ),
+    ],
+)
+def test_a_step_without_a_place_says_for_each_device_why(job: Job, what: str, why: str) -> None:
+    with pytest.raises(NoDevice) as error:
+        assign([job], [PIXEL, CAR], Costs(), near)
+    assert (error.value.what, error.value.why) == (what, why)
+    assert error.value.where == {"step": "a", "skill": job.skill}
+
+
+def test_a_missing_link_is_a_hard_rule_and_is_named() -> None:
+    jobs = [Job("a", "contacts.find"), Job("b", "nav.route", needs=("a",))]
+    made = assign(jobs, [PIXEL, CAR], Costs(), nowhere)
+    assert made.steps["b"].device == "id-pixel"
+    assert made.refused("b") == {"car7": "has no link from pixel"}
+    assert made.why("b") == "the only device with the links it needs: car7 has no link from pixel"
+    with pytest.raises(NoDevice, match="no link carries"):
+        assign([jobs[0], Job("b", "nav.set", needs=("a",))], [PIXEL, CAR], Costs(), nowhere)
+
+
+def test_a_step_stays_where_what_follows_it_needs_its_output() -> None:
+    costs = Costs()
+    for k in range(20):
+        costs.saw("nav.route", "id-car7", 2.0, 5e6, float(k))
+    jobs = [Job("a", "nav.route"), Job("b", "nav.set", needs=("a",))]
+    made = assign(jobs, [PIXEL, CAR], costs, near)
+    assert made.steps["a"].device == "id-car7"
+    assert made.why("a") == "what follows it goes quicker from here than from pixel"
+
+
+def test_no_devices_at_all_is_said_so() -> None:
+    with pytest.raises(NoDevice, match="no device is here"):
+        assign([Job("a", "nav.route")], [], Costs(), near)
+
+
+def test_a_need_that_is_no_step_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="there is no such step"):
+        assign([Job("a", "nav.route", needs=("zz",))], [CAR], Costs(), near)
+
+
+FAST_CAR = device("car7", Offer("nav.route", "d", "read", seconds=0.5), kind="car", slots=1)
+
+
+ROUTE = Job("a", "nav.route")
+AVOIDING = Job("a", "nav.route", avoid=frozenset({"id-car7"}))
+BOTH = [ROUTE, Job("r", "nav.route")]
+
+
+@pytest.mark.parametrize(
+    ("jobs", "devices", "fixed", "sentence"),
+    [
+        ([Job("a", "nav.set")], [PIXEL, CAR], {}, "the only device that has nav.set"),
+        ([Job("a", "nav.route", on="car")], [PIXEL, CAR], {}, "asked for by the plan (on: car)"),
+        ([AVOIDING], [PIXEL, CAR], {}, "the only device left for it: car7 refused it before"),
+        ([ROUTE], [PIXEL, FAST_CAR], {}, "0.5 s here, 1 s on pixel"),
+        ([ROUTE], [PIXEL, CAR], {}, "no later here than on car7"),
+        (BOTH, [PIXEL, FAST_CAR], {"r": Placed("id-car7", -1.0, 4.0)}, "car7 is busy then"),
+        ([ROUTE], [PIXEL], {"a": Placed("id-pixel", -1.0, 4.0)}, "it runs there already"),
+        ([ROUTE], [PIXEL], {"a": Placed("id-pixel", -5.0, -4.0)}, "it is done there"),
+    ],
+)
+def test_every_choice_can_say_why(
+    jobs: list[Job], devices: list[Device], fixed: dict[str, Placed], sentence: str
+) -> None:
+    assert assign(jobs, devices, Costs(), near, fixed=fixed).why("a") == sentence
+
+
+@unhurried
+@given(st.floats(), st.floats(), st.floats())
+def test_no_number_that_a_device_tells_can_break_an_assignment(rtt: float, rate: float, guess: float) -> None:
+    devices = [
+        device("a", Offer("x.y", "d", "read", seconds=guess)),
+        device("b", Offer("x.z", "d", "read", seconds=guess)),
+    ]
+    made = assign([Job("1", "x.y"), Job("2", "x.z", ("1",))], devices, Costs(), lambda p, q: LinkQuality(rtt, rate))
+    assert 0 <= made.steps["2"].start < inf
+
+
+@unhurried
+@given(st.data())
+def test_an_assignment_keeps_what_the_steps_ask_for(data: st.DataObject) -> None:
+    skills = ["a.a", "b.b", "c.c"]
+    some = st.sets(st.sampled_from(skills), min_size=1).map(sorted)
+    count = data.draw(st.integers(1, 4))
+    devices = [device(f"d{k}", *data.draw(some), slots=data.draw(st.integers(1, 2))) for k in range(count)]
+    ids = [d.id for d in devices]
+    jobs = [
+        Job(f"s{i}", data.draw(st.sampled_from(skills)), tuple(f"s{j}" for j in range(i) if data.draw(st.booleans())),
+            data.draw(st.sampled_from([None, *ids])), None, data.draw(st.frozensets(st.sampled_from(ids), max_size=1)))
+        for i in range(data.draw(st.integers(1, 6)))
+    ]  # fmt: skip
+    try:
+        made = assign(jobs, devices, Costs(), near)
+    except NoDevice as error:
+        job = next(j for j in jobs if j.id == error.where["step"])
+        assert not [d for d in devices if d.offer(job.skill) and job.on in (None, d.id) and d.id not in job.avoid]
+        return
+    for job in jobs:
+        placed = made.steps[job.id]
+        chosen = next(d for d in devices if d.id == placed.device)
+        assert chosen.offer(job.skill)
+        assert job.on in (None, chosen.id)
+        assert chosen.id not in job.avoid
+        assert all(made.steps[need].end <= placed.start for need in job.needs)
+        assert made.why(job.id)
+        assert chosen.name not in made.refused(job.id)
+    assert made.makespan == max(placed.end for placed in made.steps.values())
+
+
+def test_an_extension_that_is_not_built_names_the_command_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "slipstream.runtime_ext.scheduler", None)
+    monkeypatch.delitem(sys.modules, "slipstream.core.scheduler")
+    with pytest.raises(ImportError, match="make test"):
+        importlib.import_module("slipstream.core.scheduler")
