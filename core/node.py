@@ -34,7 +34,7 @@ from .runs import Runs
 from .scheduler import Job, assign
 from .serve import Server
 from .skill import Catalogue, Effect, Pack, nearest, spec_of
-from .timers import Timers
+from .timers import Timers, clock_of_loop
 from .workers import Workers
 
 CALL_SECONDS = 30.0
@@ -48,7 +48,7 @@ class Node:
         self, device_id: str, name: str, kind: str, *, transports: Sequence[Transport],
         packs: Sequence[tuple[Pack, Mapping[str, Any]]] = (), journal: Journal | None = None,
         candidates: Candidates | None = None, resources: Resources = Resources(), guard: Guard | None = None,
-        clock: Callable[[], float] = anyio.current_time, wall: Callable[[], float] = time.time,
+        wall: Callable[[], float] = time.time,
         new_id: Callable[[], str] = lambda: secrets.token_hex(5),
     ) -> None:  # fmt: skip
         self.id, self.name, self.kind = device_id, clean(name), kind
@@ -61,7 +61,8 @@ class Node:
         self.candidates = candidates
         self._transports = {t.scheme: t for t in transports}
         self._packs, self._resources, self._guard = packs, resources, guard
-        self.clock, self.wall, self.new_id = clock, wall, new_id
+        self.wall, self.new_id = wall, new_id
+        self.clock: Callable[[], float] = anyio.current_time
         self.members: Members
         self.invoker: Invoker
         self.executor: Executor
@@ -83,6 +84,7 @@ class Node:
             OSError: an address cannot be bound.
             UsageError: two packs offer the same skill.
         """
+        self.clock = clock_of_loop()
         async with AsyncExitStack() as stack:
             backends = []
             simulated = False
@@ -116,6 +118,7 @@ class Node:
                 addresses += await stack.enter_async_context(transport.serve(self.links.accept))
             self.addresses_are(addresses)
             self._group.start_soon(self.timers.run)
+            self._group.start_soon(self._workers.run)
             self._group.start_soon(self._watch_members)
             self._group.start_soon(self.links.dial_candidates)
             self.events.tell("node.started", device=self.id, name=self.name, addresses=addresses)
@@ -347,7 +350,7 @@ class Node:
             peer.note(target, content)
             return True
         if not self.links.dialling(device) and not self.links.stopping:
-            self._group.start_soon(self._try_link, device)
+            self._workers.do(partial(self._try_link, device))
         return False
 
     async def _try_link(self, device: str) -> None:

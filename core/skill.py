@@ -289,7 +289,8 @@ def _plain(adapter: TypeAdapter[Any], value: Any, *, binary: bool) -> Any:
 
 def _keep_bytes(value: Any) -> Any:
     if type(value) is dict:
-        return {to_jsonable_python(name): _keep_bytes(inner) for name, inner in value.items()}
+        names = value if all(type(name) is str for name in value) else to_jsonable_python(dict.fromkeys(value))
+        return {name: _keep_bytes(inner) for name, inner in zip(names, value.values(), strict=True)}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_keep_bytes(inner) for inner in value]
     return value if type(value) is bytes else to_jsonable_python(value)

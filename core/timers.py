@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
 import anyio
+
+
+def clock_of_loop() -> Callable[[], float]:
+    """`anyio.current_time` for this loop, in a form that its callbacks can call too.
+
+    On asyncio, callbacks run outside any task, where anyio does not know which loop is running; trio has only tasks.
+    """
+    try:
+        return asyncio.get_running_loop().time
+    except RuntimeError:
+        return anyio.current_time
 
 
 class Timer:

@@ -19,16 +19,25 @@ IDLE_LIMIT = 64
 class Worker:
     """A task that runs jobs."""
 
-    __slots__ = ("_job", "_pool", "_scope", "_wake")
+    __slots__ = ("_cancelled", "_job", "_pool", "_scope", "_wake")
 
     def __init__(self, pool: Workers, job: Job) -> None:
-        self._pool, self._job = pool, job
-        self._scope = anyio.CancelScope()
+        self._pool = pool
+        self._job: Job | None = job
+        self._scope: anyio.CancelScope | None = None
         self._wake = anyio.Event()
+        self._cancelled = False
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it runs no more jobs."""
+        return self._cancelled
 
     def cancel(self) -> None:
         """Cancel the job that runs, and this worker with it."""
-        self._scope.cancel()
+        self._cancelled = True
+        if self._scope is not None:
+            self._scope.cancel()
 
     def take(self, job: Job) -> None:
         """The next job of an idle worker."""
@@ -36,13 +45,24 @@ class Worker:
         self._wake.set()
 
     async def run(self) -> None:
-        """Run jobs until cancelled, or until there are enough idle workers."""
-        with self._scope:
-            while True:
-                await self._job()
-                if self._scope.cancel_called or not self._pool.rest(self):
+        """Run jobs until cancelled, or until there are enough idle workers.
+
+        A job that is cancelled before its start still runs up to its first checkpoint, so that it can clean up.
+        """
+        with anyio.CancelScope() as self._scope:
+            if self._cancelled:
+                self._scope.cancel()
+            while self._job is not None:
+                job, self._job = self._job, None
+                await job()
+                if self._cancelled or not self._pool.rest(self):
                     return
-                await self._wake.wait()
+                try:
+                    await self._wake.wait()
+                except BaseException:
+                    if (late := self._job) is not None:
+                        await late()
+                    raise
                 self._wake = anyio.Event()
 
 
@@ -52,16 +72,28 @@ class Workers:
     def __init__(self, group: TaskGroup) -> None:
         self._group = group
         self._idle: list[Worker] = []
+        self._hired: list[Worker] = []
+        self._wanted = anyio.Event()
+
+    async def run(self) -> None:
+        """Start workers as they are wanted, until cancelled: callbacks of asyncio are no tasks, and can start none."""
+        while True:
+            await self._wanted.wait()
+            self._wanted = anyio.Event()
+            hired, self._hired = self._hired, []
+            for worker in hired:
+                self._group.start_soon(worker.run)
 
     def do(self, job: Job) -> Worker:
         """Run a job soon; the worker that will can be cancelled as long as the job runs."""
         while self._idle:
             worker = self._idle.pop()
-            if not worker._scope.cancel_called:
+            if not worker.cancelled:
                 worker.take(job)
                 return worker
         worker = Worker(self, job)
-        self._group.start_soon(worker.run)
+        self._hired.append(worker)
+        self._wanted.set()
         return worker
 
     def rest(self, worker: Worker) -> bool:
