@@ -19,6 +19,7 @@ from anyio.abc import TaskGroup
 
 from .device import Device, LinkQuality
 from .errors import Cancelled, LinkLost, NoDevice, SlipError, TimedOut, UnknownOutcome, UsageError
+from .loop import new_wake
 from .moves import ASK_SECONDS, cannot_have_begun, given_back, stop_there
 from .run import ENDED, GOOD, Run, StepState
 from .scheduler import Job, Placed, assign
@@ -42,12 +43,13 @@ class Dispatch(Run):
             async with anyio.create_task_group() as group:
                 self._group = group
                 while True:
-                    self._wake = anyio.Event()
+                    self._wake = new_wake()
+                    self._take_reports()
                     self._compare()
                     if self.error is not None or all(s.final for s in self.steps.values()):
                         break
                     with anyio.move_on_at(self._next_look()):
-                        await self._wake.wait()
+                        await self._wake
                 group.cancel_scope.cancel()
             await settle(self)
         finally:
@@ -163,7 +165,7 @@ class Dispatch(Run):
         jobs, fixed = [], {}
         for s in self.steps.values():
             deadline = None if self._deadline is None else self._deadline - now
-            jobs.append(Job(s.step.id, s.step.skill, s.step.needs, s.step.on, deadline, frozenset(s.avoid)))
+            jobs.append(Job(s.step.id, s.step.skill, s.needs, s.step.on, deadline, frozenset(s.avoid)))
             if s.final and s.device:
                 fixed[s.step.id] = Placed(s.device, 0.0, 0.0)
             elif s.state == "running" and s.away_since is None:
@@ -285,7 +287,7 @@ class Dispatch(Run):
             if not s.device or s.asking:
                 continue
             if s.away_since is not None and s.state == "armed" and not self.effects[s.step.id].repeatable:
-                if s.told is None and s.step.needs:
+                if s.told is None and s.needs:
                     s.asking, s.told = True, (s.epoch, frozenset())
                     self._spawn(partial(self._try_to_free, s))
                 continue
@@ -307,7 +309,7 @@ class Dispatch(Run):
         """Tell a device its steps, who reads their results, and the results that it may lack."""
         have: dict[str, Any] = {}
         for s in states:
-            for need in s.step.needs:
+            for need in s.needs:
                 p = self.steps[need]
                 if p.state in GOOD and (p.has_value or p.state == "skipped"):
                     have[need] = (p.state, p.value)

@@ -96,6 +96,10 @@ class Invoker:
             SlipError: what went wrong, and whose fault it is.
         """
         checked = spec.check(args)
+        if not key and spec.lock is None:  # most calls: nothing to wait for, nothing to journal
+            ctx = LiveContext(self, self.backends, key, caller, deadline, on_progress)
+            value = await self._body(spec, ctx, checked, on_item)
+            return _outcome(value).value, {"result": value} if spec.streaming else spec.dump(value)
         if not key:
             return await self._invoke(spec, checked, args, key, caller, deadline, on_progress, on_item)
         async with self._alone(key):
@@ -180,7 +184,7 @@ class Invoker:
         try:
             value = await self._body(spec, ctx, checked, on_item)
             plain = {"result": value} if spec.streaming else spec.dump(value)
-            state = Outcome.SUBMITTED if type(value) is Submitted else Outcome.DONE
+            state = _outcome(value)
             if key:
                 self._keep(spec, key, args, state, plain)
         except SlipError as error:
@@ -275,6 +279,10 @@ class Invoker:
         with self._journal.together(durable=True):
             self._journal.undone(key)
         return True
+
+
+def _outcome(value: Any) -> Outcome:
+    return Outcome.SUBMITTED if type(value) is Submitted else Outcome.DONE
 
 
 def where_raised(error: BaseException) -> str:

@@ -40,8 +40,11 @@ class Link(Protocol):
     def start(self, receiver: Receiver) -> None:
         """Begin to deliver; what arrived before is delivered at once. Called once."""
 
-    def write(self, data: bytes) -> None:
-        """Queue bytes; what one turn of the loop writes goes out as one record. Ignored after `close`."""
+    def write(self, data: bytes, *, now: bool = False) -> None:
+        """Queue bytes; what one turn of the loop writes is joined, unless `now` asks for this much at once.
+
+        Ignored after `close`.
+        """
 
     def full(self) -> bool:
         """Whether enough is queued that large transfers should wait for `writable`."""

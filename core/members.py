@@ -11,6 +11,8 @@ newest version wins (in the spirit of OSPF, RFC 2328 sections 12 and 13). Laws:
 - What is new is passed on once, wherever it came from. Of absent devices nothing else is, except to correct a peer
   that has older news.
 - One timer serves suspicion, loss and heartbeats, and an idle device wakes once per heartbeat for all its links.
+
+Longer than most files, because what is flooded, who is reached and who is silent are one state with one set of laws.
 """
 
 from __future__ import annotations
@@ -43,10 +45,11 @@ _OWN: Final = frozenset({"name", "kind", "addresses", "offers", "resources", "si
 class _Record:
     """What is known of a device: its newest announcement, and the same as the map that others are sent."""
 
-    __slots__ = ("device", "hidden", "seen", "size", "version", "wire")
+    __slots__ = ("device", "hidden", "links", "seen", "size", "version", "wire")
 
     def __init__(self, device: Device, wire: dict[str, Any], size: int, seen: float) -> None:
         self.device, self.version = device, device.version
+        self.links = {} if device.leaving else device.neighbours  # no path leads to or through one that leaves
         self.wire, self.size, self.seen = wire, size, seen
         self.hidden = False
 
@@ -220,9 +223,9 @@ class Members:
         before = self._records.get(device_id)
         if before is None and not self._room():
             return
-        if before is None or _graph(before.device) != _graph(device):
+        record = self._records[device_id] = _Record(device, wire, size, self._now)
+        if before is None or before.links.keys() != record.links.keys():
             self._graph_changed = True
-        self._records[device_id] = _Record(device, wire, size, self._now)
         self._pending[device_id] = None
         self._present, self._changed = None, True
 
@@ -362,15 +365,17 @@ class Members:
         records, me = self._records, self.me.id
         paths = {}
         for peer in sorted(self._links):
-            record = records.get(peer)
-            if record is not None and me in record.device.neighbours and not record.device.leaving:
+            if (record := records.get(peer)) is not None and me in record.links:
                 paths[peer] = peer
         queue = list(paths)
         for at in queue:
-            for peer in records[at].device.neighbours:
-                if peer in paths or peer == me or (record := records.get(peer)) is None:
-                    continue
-                if at in record.device.neighbours and not record.device.leaving:
+            for peer in records[at].links:
+                if (
+                    peer not in paths
+                    and peer != me
+                    and (record := records.get(peer)) is not None
+                    and at in record.links
+                ):
                     paths[peer] = paths[at]
                     queue.append(peer)
         for device in self._paths.keys() - paths.keys():
@@ -511,10 +516,6 @@ class Members:
                 tell(("device.joined", {"device": device, "name": name, "via": None if via == device else via}))
             elif was != now:
                 tell(("device.changed", {"device": device, "name": name}))
-
-
-def _graph(device: Device) -> tuple[bool, Any]:
-    return device.leaving, device.neighbours.keys()
 
 
 def _differs(told: float | None, now: float | None) -> bool:

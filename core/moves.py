@@ -23,7 +23,7 @@ async def given_back(run: Run, s: StepState) -> dict[str, Any] | None:
 
 async def cannot_have_begun(run: Run, s: StepState) -> bool:
     """Whether some input that a step of a device that is gone waits for is held back by a device that answers."""
-    for need in s.step.needs:
+    for need in s.needs:
         producer = run.steps[need]
         if need in s.handed or producer.device == s.device or not run.mesh.reachable(producer.device):
             continue

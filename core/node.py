@@ -26,15 +26,16 @@ from .invoke import Guard, Invoker
 from .journal import Journal
 from .link import Transport
 from .links import Candidates, Links
+from .loop import clock_of_loop
 from .members import Members
 from .peer import Peer
 from .plan import Plan
-from .run import Desk
+from .run import Desk, check_report
 from .runs import Runs
 from .scheduler import Job, assign
 from .serve import Server
 from .skill import Catalogue, Effect, Pack, nearest, spec_of
-from .timers import Timers, clock_of_loop
+from .timers import Timers
 from .workers import Workers
 
 CALL_SECONDS = 30.0
@@ -72,6 +73,7 @@ class Node:
         self._workers: Workers
         self._server: Server
         self._specs: dict[str, dict[str, Any]] = {}
+        self._routes: dict[tuple[str, str | None], tuple[str, bool]] = {}
         self._look = anyio.Event()
         self._stop = anyio.Event()
 
@@ -151,6 +153,7 @@ class Node:
         for fn in pack.skills:
             self.catalogue.specs.pop(spec_of(fn).name, None)
         self.catalogue.add(pack)
+        self._routes.clear()
         self.members.change(self.clock(), offers=self._offers())
         self._look.set()
 
@@ -199,6 +202,7 @@ class Node:
                 self.members.sent(peer_id, now)
         changed = ""
         for kind, fields in self.members.events():
+            self._routes.clear()
             self.events.tell(kind, **fields)
             if kind in ("device.joined", "device.left", "device.suspect"):
                 changed = f"{fields.get('name', short(fields['device']))} {kind.removeprefix('device.')}"
@@ -279,6 +283,7 @@ class Node:
             return
         spec = self.catalogue.specs.get(target)
         if spec is None:
+            target = clean(target, 100)
             peer.fail(stream, UsageError(f"unknown skill {target}", f"{self.name} does not offer it",
                                          nearest(target, self.catalogue.specs), skill=target))  # fmt: skip
             return
@@ -327,6 +332,7 @@ class Node:
             elif target == "slip.report":
                 run = self.runs.by_id.get(content["run"])
                 if run is not None:
+                    check_report(content)
                     if content["inline"] and content["state"] in ("done", "submitted", "skipped") and device != self.id:
                         self.executor.delivered({"owner": self.id, **content})
                     run.report(device, content)
@@ -347,7 +353,7 @@ class Node:
             self._noted(self.id, target, content)
             return True
         if (peer := self.links.up.get(device)) is not None:
-            peer.note(target, content)
+            peer.note(target, content, now=target == "slip.deliver")
             return True
         if not self.links.dialling(device) and not self.links.stopping:
             self._workers.do(partial(self._try_link, device))
@@ -431,8 +437,8 @@ class Node:
         """As `call`, by name: the device that ran it, the outcome (`done` or `submitted`) and the plain value."""
         if deadline is None:
             deadline = self.clock() + CALL_SECONDS
-        device, effect = self._route(skill, on)
-        if not key and not effect.repeatable:
+        device, repeatable = self._route(skill, on)
+        if not key and not repeatable:
             key = self.new_id()
         while True:
             try:
@@ -443,7 +449,7 @@ class Node:
                     outcome, value = await peer.call(skill, args, key=key, deadline=deadline, on_progress=on_progress)
                 return device, outcome, value
             except LinkLost:
-                if not (key or effect.repeatable) or self.clock() >= deadline or not self.reachable(device):
+                if not (key or repeatable) or self.clock() >= deadline or not self.reachable(device):
                     raise
 
     async def _here(
@@ -476,20 +482,25 @@ class Node:
         async for item in peer.stream(skill, args, deadline=deadline):
             yield item
 
-    def _route(self, skill: str, on: str | None) -> tuple[str, Effect]:
-        there = None if on is None else self.members.find(on)
-        if there is not None and (offer := there.offer(skill)) is not None:
-            return there.id, Effect(offer.effect)
+    def _route(self, skill: str, on: str | None) -> tuple[str, bool]:
+        """The device that runs a call best, and whether the skill may be repeated there."""
+        if (route := self._routes.get((skill, on))) is not None:
+            return route
         present = self.members.present()
         if not any(d.offer(skill) for d in present):
             names = {o.name for d in present for o in d.offers}
             raise NoDevice(
                 f"no device can run {skill}", "none in the mesh offers it", nearest(skill, names), skill=skill
             )
-        placed = assign([Job(skill, skill, on=on)], present, self.costs, self.link_between).steps[skill]
-        device = self.members.find(placed.device)
-        offer = device.offer(skill) if device is not None else None
-        return placed.device, Effect(offer.effect) if offer is not None else Effect.ONCE
+        there = None if on is None else self.members.find(on)
+        if there is None or there.offer(skill) is None:
+            placed = assign([Job(skill, skill, on=on)], present, self.costs, self.link_between).steps[skill]
+            there = self.members.get(placed.device)
+        offer = there.offer(skill)
+        route = there.id, offer is not None and Effect(offer.effect).repeatable
+        if on is not None:  # what a person named stays the same until the mesh changes; the rest follows the costs
+            self._routes[skill, on] = route
+        return route
 
     async def start(self, plan: Plan) -> Dispatch:
         """Begin a run of a plan; `run.ended` is set at its end.

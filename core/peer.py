@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from math import inf
 from typing import Any, Final, Protocol
 
 import anyio
@@ -11,12 +12,15 @@ import anyio
 from .device import clean
 from .errors import LinkLost, ProtocolError, SlipError, TimedOut, from_wire
 from .link import Link
+from .loop import new_wake
 from .session import Session, reason
-from .timers import Timer, Timers
+from .timers import Sweep, Timers
 from .wire import Kind
 
 FLOOD_LIMIT: Final = 5000
 """Messages in a second that nobody asked for, above which a link is closed."""
+KEY_LIMIT: Final = 200
+_RESULT, _ERROR, _CALL = int(Kind.RESULT), int(Kind.ERROR), int(Kind.CALL)
 _UNASKED: Final = frozenset((Kind.NOTE, Kind.NEWS, Kind.BEAT, Kind.CANCEL))
 
 
@@ -58,14 +62,14 @@ class PeerKeeper(Protocol):
 class Pending:
     """A call of ours that has no answer yet."""
 
-    __slots__ = ("error", "event", "items", "more", "on_progress", "outcome", "timer", "value")
+    __slots__ = ("deadline", "error", "items", "more", "on_progress", "outcome", "target", "value", "wake")
 
-    def __init__(self, on_progress: Callable[[float, str], None] | None = None) -> None:
-        self.event = anyio.Event()
+    def __init__(self, target: str, deadline: float, on_progress: Callable[[float, str], None] | None) -> None:
+        self.target, self.deadline = target, deadline
+        self.wake = new_wake()
         self.outcome = ""
         self.value: Any = None
         self.error: SlipError | None = None
-        self.timer: Timer | None = None
         self.on_progress = on_progress
         self.items: deque[tuple[Any, int]] | None = None
         self.more: anyio.Event | None = None
@@ -84,7 +88,8 @@ class Peer:
         self.lost = False
         self.settled = anyio.Event()
         """Set once the link is up, was replaced by another one, or is lost."""
-        self._owner, self._keeper, self._timers, self._clock = owner, keeper, timers, clock
+        self._owner, self._keeper, self._clock = owner, keeper, clock
+        self._sweep = Sweep(timers, self._end_overdue, clock)
         self._session = Session(hello)
         self._pending: dict[int, Pending] = {}
         self._beat_in: tuple[float, float] | None = None
@@ -144,15 +149,17 @@ class Peer:
                 self._unasked, self._since = 1, now
             elif self._unasked > FLOOD_LIMIT:
                 raise ProtocolError("the peer floods this device", f"more than {FLOOD_LIMIT} messages in a second")
-        if kind == Kind.RESULT or kind == Kind.ERROR:
+        if kind == _RESULT or kind == _ERROR:
             if (pending := self._pending.pop(message[1], None)) is not None:
-                if kind == Kind.RESULT:
+                if kind == _RESULT:
                     self._finish(pending, message[2], message[3])
                 else:
                     self._finish(pending, error=from_wire(message[2]))
-        elif kind == Kind.CALL:
+        elif kind == _CALL:
             _, stream, target, args, key, left = message[:6]
-            self._owner.peer_call(self, stream, clean(target, 100), args, clean(key, 200), left)
+            if len(key) > KEY_LIMIT:
+                raise ProtocolError(f"an idempotency key of {len(key)} characters", f"{KEY_LIMIT} are allowed")
+            self._owner.peer_call(self, stream, target, args, key, left)
         elif kind == Kind.PROGRESS:
             pending = self._pending.get(message[1])
             if pending is not None and pending.on_progress is not None:
@@ -203,42 +210,43 @@ class Peer:
         self.link.close()
 
     def _finish(self, pending: Pending, outcome: str = "", value: Any = None, error: SlipError | None = None) -> None:
-        if pending.timer is not None:
-            pending.timer.cancel()
         pending.outcome, pending.value, pending.error = outcome, value, error
-        pending.event.set()
+        pending.wake.set()
         if pending.more is not None:
             pending.more.set()
 
     # -- we call -----------------------------------------------------------------------------------------------------
 
-    def flush(self) -> None:
+    def flush(self, *, now: bool = False) -> None:
         """Hand to the link what the session has to say; large bodies only while the link has room."""
         if data := self._session.outgoing():
-            self.link.write(data)
+            self.link.write(data, now=now)
         while not self.link.full() and (data := self._session.next_chunk()):
             self.link.write(data)
 
-    def _begin(self, target: str, args: dict[str, Any], key: str, deadline: float | None, pending: Pending) -> int:
+    def _begin(self, pending: Pending, args: dict[str, Any], key: str) -> int:
         if self.lost or self._session.closed:
             raise LinkLost(f"there is no link to {self.id[:7]}")
         left = -1.0
-        if deadline is not None:
-            left = deadline - self._clock()
+        if pending.deadline != inf:
+            left = pending.deadline - self._clock()
             if left <= 0:
-                raise TimedOut(f"{target} was not done in time")
-        stream = self._session.call(target, args, key, left)
+                raise TimedOut(f"{pending.target} was not done in time")
+            self._sweep.before(pending.deadline)
+        stream = self._session.call(pending.target, args, key, left)
         self._pending[stream] = pending
-        if deadline is not None:
-            pending.timer = self._timers.at(deadline, lambda: self._overdue(stream, target))
-        self.flush()
+        # the only call under way goes out at once; others are joined with those that the same turn makes
+        self.flush(now=len(self._pending) == 1)
         return stream
 
-    def _overdue(self, stream: int, target: str) -> None:
-        if (pending := self._pending.pop(stream, None)) is not None:
-            self._session.give_up(stream, "deadline")
-            self.flush()
-            self._finish(pending, error=TimedOut(f"{target} was not done in time"))
+    def _end_overdue(self, now: float) -> float:
+        for stream, pending in list(self._pending.items()):
+            if pending.deadline <= now:
+                del self._pending[stream]
+                self._session.give_up(stream, "deadline")
+                self._finish(pending, error=TimedOut(f"{pending.target} was not done in time"))
+        self.flush()
+        return min((p.deadline for p in self._pending.values()), default=inf)
 
     async def call(
         self, target: str, args: dict[str, Any], *, key: str = "", deadline: float | None = None,
@@ -252,16 +260,14 @@ class Peer:
         Raises:
             SlipError: what the other side reported; LinkLost or TimedOut from this side.
         """
-        pending = Pending(on_progress)
-        stream = self._begin(target, args, key, deadline, pending)
+        pending = Pending(target, inf if deadline is None else deadline, on_progress)
+        stream = self._begin(pending, args, key)
         try:
-            await pending.event.wait()
+            await pending.wake
         except BaseException:
             if self._pending.pop(stream, None) is not None:
                 self._session.give_up(stream, "cancelled")
                 self.flush()
-                if pending.timer is not None:
-                    pending.timer.cancel()
             raise
         if pending.error is not None:
             raise pending.error
@@ -276,9 +282,9 @@ class Peer:
         Raises:
             SlipError: as `call`.
         """
-        pending = Pending(on_progress)
+        pending = Pending(target, inf if deadline is None else deadline, on_progress)
         pending.items, pending.more = deque(), anyio.Event()
-        stream = self._begin(target, args, "", deadline, pending)
+        stream = self._begin(pending, args, "")
         try:
             while True:
                 while pending.items:
@@ -286,7 +292,7 @@ class Peer:
                     self._session.took(stream, cost)
                     self.flush()
                     yield value
-                if pending.event.is_set():
+                if pending.wake.is_set():
                     break
                 pending.more = anyio.Event()
                 await pending.more.wait()
@@ -294,8 +300,6 @@ class Peer:
             if self._pending.pop(stream, None) is not None:
                 self._session.give_up(stream, "cancelled")
                 self.flush()
-                if pending.timer is not None:
-                    pending.timer.cancel()
         if pending.error is not None:
             raise pending.error
 
@@ -307,7 +311,7 @@ class Peer:
             self._session.result(stream, outcome, value)
         except SlipError as error:
             self._session.error(stream, error)
-        self.flush()
+        self.flush(now=not self._session.calls_in)  # the last of the calls under way takes the others along
 
     def fail(self, stream: int, error: SlipError) -> None:
         """The error of a call of the peer's."""
@@ -325,11 +329,11 @@ class Peer:
         self.flush()
         return self._session.may_send(stream)
 
-    def note(self, target: str, content: dict[str, Any]) -> None:
-        """Send a message that has no answer."""
+    def note(self, target: str, content: dict[str, Any], *, now: bool = False) -> None:
+        """Send a message that has no answer; `now` if somebody waits for it."""
         if not self._session.closed:
             self._session.note(target, content)
-            self.flush()
+            self.flush(now=now)
 
     def news(self, announcements: list[Any]) -> None:
         """Send announcements."""

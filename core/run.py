@@ -6,6 +6,7 @@ The journal is written before anything is done about a change (law 8). Old epoch
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from .device import Device, LinkQuality
 from .errors import SlipError, from_wire
 from .events import Events
 from .journal import Journal, StepRow
+from .loop import new_wake
 from .plan import Plan, Step
 from .scheduler import Placed
 from .skill import Effect
@@ -69,6 +71,7 @@ class StepState:
     """What the owner knows and wants of one step."""
 
     step: Step
+    needs: tuple[str, ...]
     state: str = "waiting"
     device: str = ""
     epoch: int = 0
@@ -104,7 +107,7 @@ class Run:
         self.state = "running"
         self.error: SlipError | None = None
         self.output: Any = None
-        self.steps = {step.id: StepState(step) for step in plan.steps}
+        self.steps = {step.id: StepState(step, step.needs) for step in plan.steps}
         self.readers: dict[str, set[str]] = {s: set() for s in self.steps}
         for step in plan.steps:
             for need in step.needs:
@@ -113,7 +116,8 @@ class Run:
         self.ended = anyio.Event()
         self._desk = desk
         self.mesh, self.journal, self.events, self.clock = desk.mesh, desk.journal, desk.events, desk.clock
-        self._wake = anyio.Event()
+        self._wake = new_wake()
+        self._reports: deque[tuple[str, Mapping[str, Any]]] = deque()
         self.began = self.clock()
         self._deadline = None if plan.deadline_ms is None else self.began + plan.deadline_ms / 1000
         self._replan = ""
@@ -136,7 +140,16 @@ class Run:
         self.poke()
 
     def report(self, device: str, content: Mapping[str, Any]) -> None:
-        """A device tells the state of a step; old epochs and repeated news change nothing (law 7)."""
+        """A device tells the state of a step. It is written down in the run's own task: the next step must not wait."""
+        self._reports.append((device, content))
+        self.poke()
+
+    def _take_reports(self) -> None:
+        while self._reports:
+            self._take_report(*self._reports.popleft())
+
+    def _take_report(self, device: str, content: Mapping[str, Any]) -> None:
+        """Old epochs and repeated news change nothing (law 7)."""
         s = self.steps.get(content["step"])
         if s is None or s.final or device != s.device or content["epoch"] != s.epoch:
             return
@@ -149,7 +162,6 @@ class Run:
                 s.state, s.began = "running", self.clock()
                 s.wall = (self._desk.wall(), None)
                 self.tell("step.started", s, attempt=s.attempt)
-                self.poke()
             return
         if state not in ENDED:
             return
@@ -160,7 +172,6 @@ class Run:
         if (seconds := content["seconds"]) is not None and state == "done":
             self._desk.costs.saw(s.step.skill, device, float(seconds), s.size, self._desk.wall())
         self.end_step(s, state, content["seconds"])
-        self.poke()
 
     def progress(self, device: str, content: Mapping[str, Any]) -> None:
         """A device tells how far a step is."""
@@ -238,3 +249,21 @@ class Run:
             "for_each": plans.fill(step.for_each, inputs) if step.for_each else None,
             "seconds": left, "sends": sorted(receivers),
         }  # fmt: skip
+
+
+_REPORT: dict[str, tuple[type, ...]] = {
+    "step": (str,), "epoch": (int,), "state": (str,), "inline": (bool,), "size": (int,),
+    "error": (dict, type(None)), "seconds": (float, type(None)),
+}  # fmt: skip
+
+
+def check_report(content: Mapping[str, Any]) -> None:
+    """Check the form of a report from another device, before a run takes it in.
+
+    Raises:
+        KeyError, TypeError: something is missing or of the wrong type.
+    """
+    content["value"]
+    for name, kinds in _REPORT.items():
+        if not isinstance(content[name], kinds):
+            raise TypeError(f"{name} is {type(content[name]).__name__}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from typing import Any
 
 import anyio
@@ -12,35 +13,44 @@ from .errors import Cancelled, SlipError, TimedOut
 from .invoke import Invoker
 from .peer import Peer
 from .skill import SkillSpec
-from .timers import Timer, Timers
+from .timers import Sweep, Timers
 from .workers import Worker, Workers
+
+
+class _Serving:
+    """One call: what answers it, until when."""
+
+    __slots__ = ("deadline", "spec", "worker")
+
+    def __init__(self, spec: SkillSpec, deadline: float) -> None:
+        self.spec, self.deadline = spec, deadline
+        self.worker: Worker | None = None
 
 
 class Server:
     """The calls of others that are under way here."""
 
     def __init__(self, invoker: Invoker, workers: Workers, timers: Timers, clock: Callable[[], float]) -> None:
-        self._invoker, self._workers, self._timers, self._clock = invoker, workers, timers, clock
-        self._serving: dict[tuple[Peer, int], tuple[Worker, SkillSpec]] = {}
+        self._invoker, self._workers, self._clock = invoker, workers, clock
+        self._serving: dict[tuple[Peer, int], _Serving] = {}
         self._credit: dict[tuple[Peer, int], anyio.Event] = {}
+        self._sweep = Sweep(timers, self._end_overdue, clock)
 
     def call(self, peer: Peer, stream: int, spec: SkillSpec, args: dict[str, Any], key: str, left: float) -> None:
         """Begin to serve a call; `left` is the seconds until its deadline, or negative. The answer goes to the peer."""
-        deadline = self._clock() + left if left >= 0 else None
-        self._serving[peer, stream] = (
-            self._workers.do(partial(self._serve, peer, stream, spec, args, key, deadline)),
-            spec,
-        )
+        deadline = inf
+        if left >= 0:
+            deadline = self._clock() + left
+            self._sweep.before(deadline)
+        serving = self._serving[peer, stream] = _Serving(spec, deadline)
+        serving.worker = self._workers.do(partial(self._serve, peer, stream, serving, args, key))
 
-    async def _serve(
-        self, peer: Peer, stream: int, spec: SkillSpec, args: dict[str, Any], key: str, deadline: float | None
-    ) -> None:
-        timer: Timer | None = None
-        if deadline is not None:
-            timer = self._timers.at(deadline, partial(self._too_late, peer, stream, spec.name))
+    async def _serve(self, peer: Peer, stream: int, serving: _Serving, args: dict[str, Any], key: str) -> None:
+        spec = serving.spec
         try:
             outcome, value = await self._invoker.invoke(
-                spec, args, key=key, caller=peer.id, deadline=deadline, on_progress=partial(peer.progress, stream),
+                spec, args, key=key, caller=peer.id, deadline=None if serving.deadline == inf else serving.deadline,
+                on_progress=partial(peer.progress, stream),
                 on_item=partial(self._send_item, peer, stream) if spec.streaming and not key else None,
             )  # fmt: skip
         except SlipError as error:
@@ -51,16 +61,17 @@ class Server:
         else:
             peer.answer(stream, outcome, value)
         finally:
-            if timer is not None:
-                timer.cancel()
             self._serving.pop((peer, stream), None)
-            self._credit.pop((peer, stream), None)
+            if spec.streaming:
+                self._credit.pop((peer, stream), None)
 
-    def _too_late(self, peer: Peer, stream: int, skill: str) -> None:
-        # the answer goes out now, also when the skill does not let itself be cancelled
-        peer.fail(stream, TimedOut(f"{skill} was not done in time", skill=skill))
-        if (serving := self._serving.get((peer, stream))) is not None:
-            serving[0].cancel()
+    def _end_overdue(self, now: float) -> float:
+        for (peer, stream), serving in list(self._serving.items()):
+            if serving.deadline <= now:
+                # the answer goes out now, also when the skill does not let itself be cancelled
+                peer.fail(stream, TimedOut(f"{serving.spec.name} was not done in time", skill=serving.spec.name))
+                self.cancel(peer, stream)
+        return min((s.deadline for s in self._serving.values()), default=inf)
 
     async def _send_item(self, peer: Peer, stream: int, item: Any) -> None:
         more = self._credit[peer, stream] = anyio.Event()
@@ -76,12 +87,11 @@ class Server:
 
     def cancel(self, peer: Peer, stream: int) -> None:
         """A caller gave up."""
-        if (serving := self._serving.pop((peer, stream), None)) is not None:
-            serving[0].cancel()
+        if (serving := self._serving.pop((peer, stream), None)) is not None and serving.worker is not None:
+            serving.worker.cancel()
 
     def peer_gone(self, peer: Peer) -> None:
         """Nobody waits for the answers to a peer's calls: cancel what may be repeated; the rest ends under its key."""
-        for (served, stream), (worker, spec) in list(self._serving.items()):
-            if served is peer and spec.effect.repeatable:
-                worker.cancel()
-                self._serving.pop((served, stream), None)
+        for (served, stream), serving in list(self._serving.items()):
+            if served is peer and serving.spec.effect.repeatable:
+                self.cancel(peer, stream)

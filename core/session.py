@@ -28,6 +28,9 @@ LARGE_AT_ONCE: Final = 16
 """Large bodies that one peer may have under way at once."""
 
 
+_RESULT, _ERROR, _CALL = int(Kind.RESULT), int(Kind.ERROR), int(Kind.CALL)
+
+
 class _Lane:
     """The bodies of one stream that wait to go out in chunks, in order."""
 
@@ -114,12 +117,12 @@ class Session:
         kind = message[0]
         if self.peer_hello is None:
             return self._take_hello(message)
-        if kind in (Kind.RESULT, Kind.ERROR):
+        if kind == _RESULT or kind == _ERROR:
             if self._mine(message[1]):
                 self.calls_out.discard(message[1])
                 return message
             return None
-        if kind == Kind.CALL:
+        if kind == _CALL:
             stream = message[1]
             if stream > self._last_in:
                 # a number is skipped only while its call is on its way in chunks
@@ -282,7 +285,7 @@ class Session:
             UsageError: the arguments cannot be sent.
         """
         stream = self._next_stream
-        self._send([Kind.CALL, stream, target, args, key, left, origin], stream)
+        self._send([_CALL, stream, target, args, key, left, origin], stream)
         self._next_stream += 1
         self.calls_out.add(stream)
         return stream
@@ -303,7 +306,7 @@ class Session:
     def result(self, stream: int, outcome: str, value: Any) -> None:
         """End a call of the peer's. A second end is ignored, so a late skill cannot answer twice."""
         if stream in self.calls_in:
-            self._send([Kind.RESULT, stream, outcome, value], -stream)
+            self._send([_RESULT, stream, outcome, value], -stream)
             self._ended(stream)
 
     def error(self, stream: int, error: SlipError) -> None:

@@ -206,7 +206,7 @@ class SkillSpec:
             UsageError: an argument is missing, unknown or of the wrong type; it names each.
         """
         try:
-            return self._input.validate_python(args)
+            return self._input.validator.validate_python(args)  # type: ignore[no-any-return]
         except ValidationError as error:
             (field, what), *more = _wrong(error)
             raise UsageError(
@@ -228,7 +228,7 @@ class SkillSpec:
         if type(value) is Submitted:
             return value.model_dump()
         try:
-            plain = _plain(self._output, self._output.validate_python(value), binary=self._binary_out)
+            plain = _plain(self._output, self._output.validator.validate_python(value), binary=self._binary_out)
         except (ValueError, TypeError) as error:
             raise SkillFailed(
                 f"{self.name} returned what its schema does not allow", _why(error), "fix its return type",
@@ -244,8 +244,8 @@ class SkillSpec:
         """
         try:
             if self.streaming:
-                return [self._output.validate_python(item) for item in plain["result"]]
-            return self._output.validate_python(plain["result"] if self._wrap else plain)
+                return [self._output.validator.validate_python(item) for item in plain["result"]]
+            return self._output.validator.validate_python(plain["result"] if self._wrap else plain)
         except (ValidationError, KeyError, TypeError) as error:
             hint = "the two devices have different versions of the skill"
             raise SkillFailed(
@@ -283,8 +283,8 @@ def _plain(adapter: TypeAdapter[Any], value: Any, *, binary: bool) -> Any:
     """A value as JSON would write it, except that bytes stay bytes (msgpack has them)."""
     # a model that was built around its checks is an error, not a warning
     if not binary:
-        return adapter.dump_python(value, mode="json", by_alias=True, warnings="error")
-    return _keep_bytes(adapter.dump_python(value, by_alias=True, warnings="error"))
+        return adapter.serializer.to_python(value, mode="json", by_alias=True, warnings="error")
+    return _keep_bytes(adapter.serializer.to_python(value, by_alias=True, warnings="error"))
 
 
 def _keep_bytes(value: Any) -> Any:

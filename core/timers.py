@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
 import anyio
-
-
-def clock_of_loop() -> Callable[[], float]:
-    """`anyio.current_time` for this loop, in a form that its callbacks can call too.
-
-    On asyncio, callbacks run outside any task, where anyio does not know which loop is running; trio has only tasks.
-    """
-    try:
-        return asyncio.get_running_loop().time
-    except RuntimeError:
-        return anyio.current_time
 
 
 class Timer:
@@ -82,3 +70,26 @@ class Timers:
             with anyio.move_on_at(self._until):
                 await self._wake.wait()
             self._until = float("-inf")
+
+
+class Sweep:
+    """Deadlines of a table of calls, for the price of a comparison each: one timer, at the earliest of them.
+
+    `sweep(now)` ends what is overdue and returns the next deadline, or infinity.
+    """
+
+    def __init__(self, timers: Timers, sweep: Callable[[float], float], clock: Callable[[], float]) -> None:
+        self._timers, self._sweep, self._clock = timers, sweep, clock
+        self._next = float("inf")
+
+    def before(self, deadline: float) -> None:
+        """There is something with this deadline."""
+        if deadline < self._next:
+            self._next = deadline
+            self._timers.at(deadline, self._due)
+
+    def _due(self) -> None:
+        now = self._clock()
+        if now >= self._next:
+            self._next = float("inf")
+            self.before(self._sweep(now))

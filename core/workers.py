@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable
 import anyio
 from anyio.abc import TaskGroup
 
+from .loop import new_wake
+
 Job = Callable[[], Awaitable[None]]
 
 IDLE_LIMIT = 64
@@ -25,7 +27,7 @@ class Worker:
         self._pool = pool
         self._job: Job | None = job
         self._scope: anyio.CancelScope | None = None
-        self._wake = anyio.Event()
+        self._wake = new_wake()
         self._cancelled = False
 
     @property
@@ -58,12 +60,12 @@ class Worker:
                 if self._cancelled or not self._pool.rest(self):
                     return
                 try:
-                    await self._wake.wait()
+                    await self._wake
                 except BaseException:
                     if (late := self._job) is not None:
                         await late()
                     raise
-                self._wake = anyio.Event()
+                self._wake = new_wake()
 
 
 class Workers:
@@ -73,13 +75,13 @@ class Workers:
         self._group = group
         self._idle: list[Worker] = []
         self._hired: list[Worker] = []
-        self._wanted = anyio.Event()
+        self._wanted = new_wake()
 
     async def run(self) -> None:
         """Start workers as they are wanted, until cancelled: callbacks of asyncio are no tasks, and can start none."""
         while True:
-            await self._wanted.wait()
-            self._wanted = anyio.Event()
+            await self._wanted
+            self._wanted = new_wake()
             hired, self._hired = self._hired, []
             for worker in hired:
                 self._group.start_soon(worker.run)

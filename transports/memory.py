@@ -246,7 +246,7 @@ class MemoryLink:
         if self._over:
             self._network.schedule(self, anyio.current_time())
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes, *, now: bool = False) -> None:
         """Queue bytes; what one moment writes is joined."""
         if not self._over:
             self._under_way += len(data)

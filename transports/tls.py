@@ -87,13 +87,15 @@ class TlsLink(asyncio.BufferedProtocol):
             self._transport.resume_reading()
             self._loop.call_soon(self._read)
 
-    def write(self, data: bytes) -> None:
-        """Queue bytes; what one turn of the loop writes is joined."""
+    def write(self, data: bytes, *, now: bool = False) -> None:
+        """Queue bytes; what one turn of the loop writes is joined, unless it is wanted `now`."""
         if self._closing:
             return
         self._out.append(data)
         self._queued += len(data)
-        if not self._in_turn:
+        if now:
+            self._send_queued()
+        elif not self._in_turn:
             self._in_turn = True
             self._loop.call_soon(self._end_turn)
 
@@ -410,11 +412,7 @@ def _context(protocol: int, identity: Identity) -> ssl.SSLContext:
 
 
 def _proven_id(tls: ssl.SSLObject, expected: str | None) -> str:
-    """The id of the peer whose certificate OpenSSL has just verified.
-
-    Raises:
-        ValueError: the certificate is for another id than its key's, or that id is not the expected one.
-    """
+    """The id of the peer whose certificate OpenSSL has just verified; ValueError if key, name or expectation differ."""
     device_id = id_of_certificate(tls.getpeercert(binary_form=True) or b"")
     names: Any = (tls.getpeercert() or {}).get("subjectAltName")
     if names != (("DNS", host_of(device_id)),):

@@ -30,7 +30,7 @@ def self_signed(key, name: str = "somebody") -> bytes:
     )
 
 
-DER = self_signed(ec.generate_private_key(ec.SECP256R1()))
+DER = self_signed(ec.generate_private_key(ec.SECP256R1()), "y" * 64)
 
 
 def spki(certificate: x509.Certificate) -> bytes:
@@ -102,6 +102,18 @@ def test_bytes_after_a_certificate_are_refused():
 def test_lengths_and_tags_that_der_forbids_are_refused(header):
     with pytest.raises(ValueError):
         id_of_certificate(header + b"\0" * 300)
+
+
+def test_a_certificate_with_a_length_that_is_not_the_shortest_is_refused():
+    assert DER[:2] == b"\x30\x82"
+    with pytest.raises(ValueError, match="not the shortest"):
+        id_of_certificate(b"\x30\x83\x00" + DER[2:])
+
+
+def test_a_part_that_is_longer_than_its_certificate_is_refused():
+    assert DER[4:6] == b"\x30\x82"
+    with pytest.raises(ValueError, match="longer than what holds it"):
+        id_of_certificate(DER[:6] + b"\xff\xff" + DER[8:])
 
 
 def test_an_issued_certificate_has_what_strict_verification_and_both_ends_need(tmp_path, mesh):

@@ -53,9 +53,15 @@ class Echo(Ear):
 async def pair(network: Network, ear: type[Ear] = Ear) -> AsyncIterator[tuple[Ear, Ear]]:
     """A link from `phone` to `car`, both ends started."""
     accepted: list[Ear] = []
-    async with MemoryTransport(network, "car").serve(lambda link: accepted.append(ear(link))) as (address,):
+    knocked = anyio.Event()
+
+    def accept(link: Link) -> None:
+        accepted.append(ear(link))
+        knocked.set()
+
+    async with MemoryTransport(network, "car").serve(accept) as (address,):
         ours = Ear(await MemoryTransport(network, "phone").dial(address, "car"))
-        await anyio.sleep(3)
+        await knocked.wait()
         yield ours, accepted[0]
 
 

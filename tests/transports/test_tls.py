@@ -671,6 +671,16 @@ async def test_a_wildcard_is_announced_as_the_addresses_of_this_machine(world):
         assert len({address.rpartition(":")[2] for address in addresses}) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [(("10.0.0.7", 1), "tls://10.0.0.7:1"), (("fd00::7", 1, 0, 0), "tls://[fd00::7]:1"),
+     (("fe80::7", 1, 0, 1), f"tls://[fe80::7%{socket.if_indextoname(1)}]:1")],
+)  # fmt: skip
+async def test_addresses_have_brackets_and_a_scope_where_ipv6_needs_them(name, address):
+    assert tls._address(name) == address
+    assert tls._ADDRESS.fullmatch(address)
+
+
 async def test_a_port_that_is_taken_is_an_error(world):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         transport = TlsTransport(world.car, ["127.0.0.1"], taken.getsockname()[1])

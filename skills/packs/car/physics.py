@@ -11,7 +11,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, replace
 
 GRAVITY = 9.80665
-STEP_SECONDS, ASLEEP_STEP_SECONDS = 10.0, 600.0
+STEP_SECONDS, ASLEEP_STEP_SECONDS = 30.0, 600.0
 """Longest time over which powers count as constant, while something goes on and while nothing does."""
 
 Curve = tuple[tuple[float, float], ...]
@@ -19,11 +19,21 @@ Curve = tuple[tuple[float, float], ...]
 # what the inlet takes from a 350 kW charger, kW over % of charge: the plateaus of published sessions of such cars
 # (Fastned's charging curve, InsideEVs 2021), scaled to the published 18 minutes from 10 to 80 %
 CHARGE_CURVE: Curve = (
-    (0, 110), (5, 180), (10, 205), (25, 218), (46, 226), (50, 182), (60, 178), (72, 165), (78, 135), (82, 110),
+    (0, 110), (5, 180), (10, 200), (25, 212), (46, 221), (50, 176), (60, 171), (72, 160), (78, 130), (82, 108),
     (86, 68), (90, 52), (95, 32), (100, 7),
 )  # fmt: skip
 # the share of it that a pack takes at a temperature: slow when cold (about 70 kW at 5 °C), cut when hot
-CHARGE_WARMTH: Curve = ((-20, 0.06), (-10, 0.14), (0, 0.27), (10, 0.48), (18, 0.78), (25, 1), (46, 1), (52, 0.5), (58, 0))
+CHARGE_WARMTH: Curve = (
+    (-20, 0.06),
+    (-10, 0.14),
+    (0, 0.27),
+    (10, 0.48),
+    (18, 0.78),
+    (25, 1),
+    (46, 1),
+    (52, 0.5),
+    (58, 0),
+)
 # heat that the heat pump moves per unit of electricity, over the outside temperature
 HEATING_COP: Curve = ((-20, 1.1), (-10, 1.6), (0, 2.2), (10, 3.0), (20, 3.5))
 COOLING_COP = 2.6
@@ -113,7 +123,7 @@ def interpolate(curve: Curve, x: float) -> float:
 
 def air_density(celsius: float, altitude: float) -> float:
     """Of dry air, in kg/m³: the ideal gas law at the barometric pressure of ICAO's standard atmosphere (Doc 7488)."""
-    pressure = 101_325 * (1 - 2.25577e-5 * altitude) ** 5.25588
+    pressure: float = 101_325 * (1 - 2.25577e-5 * altitude) ** 5.25588
     return pressure / (287.05 * (celsius + 273.15))
 
 
@@ -130,9 +140,7 @@ def road_load(car: Car, speed: float, grade: float, outside: float, altitude: fl
     return (rolling if speed else 0.0) + drag + weight * grade * along
 
 
-def traction(
-    car: Car, speed: float, grade: float, outside: float, altitude: float, accepts: float = math.inf
-) -> float:
+def traction(car: Car, speed: float, grade: float, outside: float, altitude: float, accepts: float = math.inf) -> float:
     """What driving takes from the pack; negative is what braking gives it, at most `accepts`."""
     wheels = road_load(car, speed, grade, outside, altitude) * speed / 1000
     if wheels >= 0:
@@ -169,7 +177,9 @@ def inlet_efficiency(charger: float) -> float:
     return 0.89 if is_ac(charger) else 0.95
 
 
-def consumption(car: Car, speed: float, outside: float, altitude: float, target: float | None, grade: float = 0) -> float:
+def consumption(
+    car: Car, speed: float, outside: float, altitude: float, target: float | None, grade: float = 0
+) -> float:
     """What a steady drive takes, in kWh/km, with the cabin at its target."""
     climate = climate_power(climate_heat(car, outside if target is None else target, target, outside), outside)
     return (traction(car, speed, grade, outside, altitude) + car.awake_load + climate) / (3.6 * speed)
@@ -193,10 +203,11 @@ def charge_seconds(car: Car, start: float, end: float, pack: float, charger: flo
 
 def advance(car: Car, body: Body, controls: Controls, seconds: float) -> Body:
     """The car after so many seconds with these controls; an empty one stands still."""
-    busy = controls.speed or controls.charger or controls.condition or controls.target is not None
-    longest = STEP_SECONDS if busy else ASLEEP_STEP_SECONDS
+    asked = controls.speed or controls.condition or controls.target is not None
     while seconds > 0:
-        step = min(seconds, longest)
+        filling = controls.charger and body.energy < controls.limit * car.capacity - 1e-6
+        busy = filling or (asked and body.energy)
+        step = min(seconds, STEP_SECONDS if busy else ASLEEP_STEP_SECONDS)
         body = _step(car, body, controls, step)
         seconds -= step
     return body

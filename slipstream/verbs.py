@@ -1,0 +1,258 @@
+"""What the daemon answers on its control socket, verb by verb. Everything is plain JSON values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
+
+import anyio
+
+from . import arguments
+from . import plan_view as view
+from .control_server import Talk, Verb
+from .core import plan as plans
+from .core.device import Device
+from .core.errors import SlipError, UsageError
+from .core.events import Event
+from .core.node import Node
+from .core.run import ENDED
+from .core.skill import nearest
+
+PING_SECONDS: Final = 3.0
+
+
+class Verbs:
+    """The verbs of one daemon; `about` is what it says of itself beside the node's own facts."""
+
+    def __init__(self, node: Node, about: Mapping[str, Any]) -> None:
+        self._node, self._about = node, about
+        self._began = node.wall()
+
+    def table(self) -> dict[str, Verb]:
+        """Every verb by name."""
+        return {
+            "status": self._status, "stop": self._stop, "devices": self._devices, "devices.show": self._device,
+            "devices.ping": self._ping, "devices.forget": self._forget, "skills": self._skills,
+            "skills.show": self._skill, "call": self._call, "plan": self._plan, "run": self._run,
+            "runs": self._runs, "runs.show": self._show, "runs.cancel": self._cancel, "runs.resume": self._resume,
+            "events": self._events,
+        }  # fmt: skip
+
+    # -- this device, and others ---------------------------------------------------------------------------------------
+
+    async def _status(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
+        node = self._node
+        open_runs = [r for r in node.runs.by_id.values() if not r.ended.is_set()]
+        return {
+            "device": self._describe(node.members.me), "pid": os.getpid(), "seconds": node.wall() - self._began,
+            "peers": [self._describe(d) for d in node.members.present()[1:]],
+            "runs": [{"run": r.id, "goal": r.plan.goal, "state": r.state,
+                      "done": sum(s.final for s in r.steps.values()), "steps": len(r.steps)} for r in open_runs],
+            "interrupted": [r.id for r in node.runs.interrupted()], **self._about,
+        }  # fmt: skip
+
+    async def _stop(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
+        self._node.stop()
+        return {"stopping": True, "pid": os.getpid()}
+
+    async def _devices(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
+        now = self._node.clock()
+        known = [(self._node.members.me, None), *self._node.members.known()]
+        return {"devices": [self._describe(d, None if seen is None else now - seen) for d, seen in known]}
+
+    async def _device(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
+        device = self._named(args)
+        seen = next((s for d, s in self._node.members.known() if d.id == device.id), None)
+        ago = None if seen is None else self._node.clock() - seen
+        return {
+            "device": {
+                **self._describe(device, ago),
+                "offers": [{"skill": o.name, "effect": o.effect} for o in device.offers],
+                "neighbours": {
+                    self._node.name_of(n): {"rtt_ms": _ms(q.rtt), "bytes_per_second": q.bandwidth}
+                    for n, q in device.neighbours.items()
+                },
+            }
+        }
+
+    def _describe(self, device: Device, ago: float | None = None) -> dict[str, Any]:
+        node = self._node
+        via = node.members.via(device.id)
+        link = node.members.link(node.id, device.id) if device.id != node.id else None
+        r = device.resources
+        return {
+            "id": device.id, "name": device.name, "kind": device.kind, "state": node.members.state(device.id),
+            "via": node.name_of(via) if via not in (None, device.id) else None,
+            "rtt_ms": _ms(link.rtt) if link else None, "seen_seconds_ago": ago,
+            "battery": r.battery, "charging": r.charging, "load": r.load, "slots": r.slots,
+            "skills": len(device.offers), "simulated": device.simulated, "leaving": device.leaving,
+            "addresses": list(device.addresses),
+        }  # fmt: skip
+
+    def _named(self, args: dict[str, Any]) -> Device:
+        return self._node.members.get(_text(args, "device"))
+
+    async def _ping(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
+        node, device = self._node, self._named(args)
+        began = node.clock()
+        await node.request(device.id, "slip.specs", {"digests": []}, began + PING_SECONDS)
+        return {"device": device.name, "id": device.id, "rtt_ms": _ms(node.clock() - began)}
+
+    async def _forget(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
+        device = self._named(args)
+        self._node.members.forget(device.id)
+        return {"forgotten": device.name, "id": device.id}
+
+    # -- skills ----------------------------------------------------------------------------------------------------------
+
+    async def _skills(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
+        specs = await self._node.specs()
+        return {
+            "skills": [
+                {"name": name, "effect": spec.get("effect"), "devices": self._offering(name),
+                 "description": str(spec.get("description", "")), "phrases": spec.get("phrases", [])}
+                for name, spec in sorted(specs.items())
+            ]
+        }  # fmt: skip
+
+    async def _skill(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
+        name = _text(args, "skill")
+        return {"skill": {**await self._spec(name), "devices": self._offering(name)}}
+
+    def _offering(self, skill: str) -> list[str]:
+        return [d.name for d in self._node.members.present() if d.offer(skill)]
+
+    async def _spec(self, skill: str) -> Mapping[str, Any]:
+        here = self._node.catalogue.specs.get(skill)
+        if here is not None:
+            return here.to_wire()
+        specs = await self._node.specs()
+        if skill not in specs:
+            raise UsageError(f"unknown skill {skill}", "no device in the mesh offers it",
+                             nearest(skill, specs) or "slip skills list", skill=skill)  # fmt: skip
+        return specs[skill]
+
+    async def _call(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
+        node, skill, on = self._node, _text(args, "skill"), args.get("on")
+        given, typed = args.get("args") or {}, args.get("text") or {}
+        offered = any(d.offer(skill) for d in node.members.known_or_here()) if False else bool(self._offering(skill))
+        spec = await self._spec(skill) if offered else {}
+        given = {**given, **arguments.read(skill, spec.get("inputSchema", {}), typed)} if offered else given
+        seconds = args.get("seconds")
+        deadline = None if seconds is None else node.clock() + float(seconds)
+        if spec.get("streaming"):
+            async for item in node.stream(skill, given, on=on, deadline=deadline):
+                await talk.send(item=item)
+            return {"outcome": "done", "value": None}
+
+        def progress(fraction: float, note: str) -> None:
+            talk.tell(progress=fraction, note=note)
+
+        began = node.clock()
+        device, outcome, value = await node.invoke(skill, given, on=on, deadline=deadline, on_progress=progress)
+        took = node.clock() - began
+        return {"outcome": outcome, "value": value, "device": node.name_of(device), "seconds": took}
+
+    # -- plans and runs ----------------------------------------------------------------------------------------------------
+
+    async def _plan(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
+        plan = plans.load(args.get("plan"), args.get("inputs"))
+        return {"plan": view.preview(plan, await self._node.runs.preview(plan), self._node.name_of)}
+
+    async def _run(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
+        return await self._follow(await self._node.start(plans.load(args.get("plan"), args.get("inputs"))), args, talk)
+
+    async def _resume(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
+        return await self._follow(await self._node.resume(self._run_id(args)), args, talk)
+
+    async def _follow(self, run: Any, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
+        """Tell what happens to a run until its end; it goes on when nobody listens any more."""
+        if args.get("detach"):
+            return {"run": {"run": run.id, "state": run.state, "goal": run.plan.goal}}
+        names = self._node.name_of
+
+        def told(event: Event) -> None:
+            if event.fields.get("run") == run.id:
+                talk.tell(event=view.with_name(event, names))
+
+        stop = self._node.events.listen(told)
+        try:
+            await talk.send(run=run.id, goal=run.plan.goal, steps=[s.id for s in run.plan.steps])
+            await run.ended.wait()
+        finally:
+            stop()
+        return {"run": view.run(self._node, run.id)}
+
+    async def _runs(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
+        broken = {r.id for r in self._node.runs.interrupted()}
+        return {
+            "runs": [
+                {"run": r.id, "goal": r.plan.get("goal", ""), "state": "interrupted" if r.id in broken else r.state,
+                 "began": r.began, "ended": r.ended, "steps": len(r.plan.get("steps", ()))}
+                for r in self._node.journal.runs()
+            ]
+        }  # fmt: skip
+
+    async def _show(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
+        return {"run": view.run(self._node, self._run_id(args))}
+
+    async def _cancel(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
+        run_id = self._run_id(args)
+        run = self._node.runs.by_id.get(run_id)
+        if run is None or run.ended.is_set():
+            state = view.run(self._node, run_id)["state"]
+            hint = f"slip runs resume {run_id}" if state == "interrupted" else ""
+            raise UsageError(f"run {run_id} does not run", f"it is {state}", hint)
+        run.cancel()
+        return {"run": run_id, "cancelling": True}
+
+    def _run_id(self, args: dict[str, Any]) -> str:
+        """The run that is meant, by its id or the beginning of it."""
+        said = _text(args, "run")
+        if self._node.journal.run(said) is not None:
+            return said
+        ids = [r.id for r in self._node.journal.runs() if r.id.startswith(said)]
+        if len(ids) != 1:
+            why = f"{len(ids)} begin like that" if ids else "this device owns none of that id"
+            raise UsageError(f"no run {said}", why, "slip runs list")
+        return ids[0]
+
+    # -- events ------------------------------------------------------------------------------------------------------------
+
+    async def _events(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
+        """Every event from now on, after those with a `seq` above `since`; ends when the client hangs up."""
+        node, kinds = self._node, tuple(args.get("kinds") or ())
+        tell: Callable[[Event], None] = partial(_tell, talk, kinds, node.name_of)
+        since = args.get("since")
+        if isinstance(since, int):
+            for event in list(node.events.recent):
+                if event.seq > since:
+                    tell(event)
+        stop = node.events.listen(tell)
+        try:
+            await talk.send(listening=node.events.seq)
+            await anyio.sleep_forever()
+        finally:
+            stop()
+        raise AssertionError("sleep_forever ended")
+
+
+def _tell(talk: Talk, kinds: tuple[str, ...], names: Callable[[str], str], event: Event) -> None:
+    if not kinds or event.kind.startswith(kinds):
+        talk.tell(event=view.with_name(event, names))
+
+
+def _text(args: dict[str, Any], name: str) -> str:
+    value = args.get(name)
+    if not isinstance(value, str) or not value:
+        raise UsageError(f"{name} is missing", f'"args" needs "{name}", a text')
+    return value
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)
+
+
+__all__ = ["ENDED", "SlipError", "Verbs"]

@@ -1,0 +1,75 @@
+"""Every example runs: over devices in memory, on virtual time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trio.testing import MockClock
+
+from slipstream import testing
+from slipstream.core import plan as plans
+from slipstream.core.errors import UsageError
+from slipstream.core.execute import INLINE_LIMIT
+from slipstream.skills import load
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "trio", {"clock": MockClock(autojump_threshold=0)}
+
+
+def plan_of(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((EXAMPLES / name / "plan.json").read_text(encoding="utf-8"))
+    return found
+
+
+async def test_the_photo_of_the_parking_place_goes_straight_from_the_phone_to_the_hub() -> None:
+    phone = load(["phone", str(EXAMPLES / "third_party" / "slipstream_parking.py")])
+    hub = load(["hub", str(EXAMPLES / "parking" / "album.py")])
+    async with testing.mesh("car", "phone", "hub", packs={"phone": phone, "hub": hub}) as m:
+        run = await m.run(plan_of("parking"))
+        assert run.state == "done", run.error
+        assert {s: state.device for s, state in run.steps.items()} == {
+            "place": "phone", "photo": "phone", "kept": "hub", "remembered": "phone", "who": "phone",
+            "words": run.steps["words"].device, "message": "phone",
+        }  # fmt: skip
+        photo = run.steps["photo"]
+        assert photo.size > INLINE_LIMIT
+        assert not photo.has_value, "the owner of the run never held the photo"
+        assert run.output["told"] == "Anna Lena Brandl"
+        assert run.output["photo"] in run.output["text"]
+        kept = await m.call("album.keep", {"png": (await m.call("camera.take", {"size": 16}))["png"]})
+        assert kept["device"] == "hub"
+
+
+async def test_the_album_refuses_what_is_no_picture() -> None:
+    hub = load([str(EXAMPLES / "parking" / "album.py")])
+    async with testing.mesh("car", "hub", packs={"car": load(["phone"]), "hub": hub}) as m:
+        with pytest.raises(UsageError, match="no PNG"):
+            await m.call("album.keep", {"png": b"GIF89a"})
+
+
+async def test_the_morning_runs_on_all_three_devices() -> None:
+    async with testing.mesh("phone", "car", "hub") as m:
+        run = await m.run(plan_of("commute"))
+        assert run.state == "done", run.error
+        assert {s.device for s in run.steps.values()} == {"phone", "car", "hub"}
+        assert "next" in run.output["text"].lower()
+        warm = run.steps["warm"]
+        cold = run.steps["weather"].value["celsius"] < run.plan.inputs["cold_below"]
+        assert warm.state == ("done" if cold else "skipped")
+        lights = await m.call("home.lights.get")
+        assert not any(light["on"] for light in lights["lights"])
+
+
+@pytest.mark.parametrize("name", ["trip", "commute"])
+async def test_the_plan_fits_the_schemas_of_the_packs(name: str) -> None:
+    async with testing.mesh("phone", "car", "hub") as m:
+        await m["phone"].runs.check(plans.load(plan_of(name)))
