@@ -7,7 +7,7 @@ is not begun again, the first answer stands, and a new link brings everything th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -104,7 +104,7 @@ class Executor:
         self._runs: dict[str, RunHere] = {}
         self._ready: list[tuple[RunHere, Armed]] = []
 
-    def arm(self, owner: str, request: dict[str, Any]) -> dict[str, Any]:
+    def arm(self, owner: str, request: Mapping[str, Any]) -> dict[str, Any]:
         """Take steps of a run, or news about ones that are here; the state of each.
 
         `request`: run, steps (see dispatch.py), have (results that the owner hands over).
@@ -173,7 +173,7 @@ class Executor:
         armed.sends.discard(to)
         return to in armed.sent
 
-    def delivered(self, content: dict[str, Any]) -> None:
+    def delivered(self, content: Mapping[str, Any]) -> None:
         """A result came straight from the device that made it."""
         run = self._runs.get(content["run"])
         if run is None:  # it overtook the owner's arming

@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from .costs import Costs
 from .device import Device, LinkQuality, Offer, Resources, clean, short
 from .dispatch import Dispatch
-from .errors import LinkLost, NoDevice, ProtocolError, SlipError, TimedOut, UsageError
+from .errors import LinkLost, NoDevice, SlipError, TimedOut, UsageError
 from .events import Events
 from .execute import Executor
 from .invoke import Guard, Invoker
@@ -30,11 +30,12 @@ from .loop import clock_of_loop
 from .members import Members
 from .peer import Peer
 from .plan import Plan
-from .run import Desk, check_report
+from .run import Desk
 from .runs import Runs
 from .scheduler import Job, assign
 from .serve import Server
 from .skill import Catalogue, Effect, Pack, nearest, spec_of
+from .targets import Targets
 from .timers import Timers
 from .workers import Workers
 
@@ -72,6 +73,7 @@ class Node:
         self._group: TaskGroup
         self._workers: Workers
         self._server: Server
+        self._targets: Targets
         self._specs: dict[str, dict[str, Any]] = {}
         self._routes: dict[tuple[str, str | None], tuple[str, bool]] = {}
         self._look = anyio.Event()
@@ -115,6 +117,9 @@ class Node:
             self.members = Members(me)
             desk = Desk(self, self.journal, self.events, self.costs, self.clock, self.wall)
             self.runs = Runs(desk, self.new_id)
+            self._targets = Targets(
+                self.id, self.executor, self.invoker, self.runs, self.members, self._specs, self.clock
+            )
             addresses = []
             for transport in self._transports.values():
                 addresses += await stack.enter_async_context(transport.serve(self.links.accept))
@@ -273,11 +278,11 @@ class Node:
     def peer_call(self, peer: Peer, stream: int, target: str, args: dict[str, Any], key: str, left: float) -> None:
         """A peer calls a skill of ours, or asks something about a run."""
         if target.startswith("slip."):
-            if target == "slip.undo":
+            if target == "slip.undo":  # the only one that takes time
                 self._workers.do(partial(self._undo, peer, stream, args))
                 return
             try:
-                peer.answer(stream, "done", self._asked(peer.id, target, args))
+                peer.answer(stream, "done", self._targets.ask(peer.id, target, args))
             except SlipError as error:
                 peer.fail(stream, error)
             return
@@ -289,6 +294,12 @@ class Node:
             return
         self._server.call(peer, stream, spec, args, key, left)
 
+    async def _undo(self, peer: Peer, stream: int, content: dict[str, Any]) -> None:
+        try:
+            peer.answer(stream, "done", await self._targets.undo(content))
+        except SlipError as error:
+            peer.fail(stream, error)
+
     def peer_cancel(self, peer: Peer, stream: int, why: str) -> None:
         """A caller gave up."""
         self._server.cancel(peer, stream)
@@ -297,60 +308,18 @@ class Node:
         """A reader took items."""
         self._server.credit(peer, stream)
 
-    async def _undo(self, peer: Peer, stream: int, args: dict[str, Any]) -> None:
-        try:
-            peer.answer(stream, "done", {"undone": await self.invoker.undo(str(args.get("key")))})
-        except SlipError as error:
-            peer.fail(stream, error)
-
-    def _asked(self, device: str, target: str, content: dict[str, Any]) -> Any:
-        """What another device (or this one) asks about a run."""
-        try:
-            if target == "slip.arm":
-                return self.executor.arm(device, content)
-            if target == "slip.disarm":
-                stop = content.get("stop") is True
-                return self.executor.disarm(content["run"], content["step"], int(content["epoch"]), stop=stop)
-            if target == "slip.withhold":
-                return {"sent": self.executor.withhold(content["run"], content["step"], content["to"])}
-            if target == "slip.end":
-                return self.executor.end(device, content["run"])
-            if target == "slip.specs":
-                return {d: self._specs[d] for d in content["digests"] if d in self._specs}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ProtocolError(f"{target} cannot be read", f"{type(error).__name__}: {error}") from error
-        raise UsageError(f"unknown target {target}", "this version does not speak it")
-
     def peer_note(self, peer: Peer, target: str, content: dict[str, Any]) -> None:
         """A message without an answer."""
-        self._noted(peer.id, target, content)
-
-    def _noted(self, device: str, target: str, content: dict[str, Any]) -> None:
-        try:
-            if target == "slip.deliver":
-                self.executor.delivered(content)
-            elif target == "slip.report":
-                run = self.runs.by_id.get(content["run"])
-                if run is not None:
-                    check_report(content)
-                    if content["inline"] and content["state"] in ("done", "submitted", "skipped") and device != self.id:
-                        self.executor.delivered({"owner": self.id, **content})
-                    run.report(device, content)
-            elif target == "slip.progress":
-                if (run := self.runs.by_id.get(content["run"])) is not None:
-                    run.progress(device, content)
-            elif target == "slip.digest":
-                self.members.digest_from(device, content["digest"], self.clock())
-                self._look.set()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ProtocolError(f"{target} cannot be read", f"{type(error).__name__}: {error}") from error
+        self._targets.note(peer.id, target, content)
+        if target == "slip.digest":
+            self._look.set()
 
     # -- what the executor and the dispatcher need (execute.Mesh, dispatch.Mesh) -------------------------------------
 
     def note(self, device: str, target: str, content: dict[str, Any]) -> bool:
         """Send a message that has no answer; without a link, ask for one and answer false."""
         if device == self.id:
-            self._noted(self.id, target, content)
+            self._targets.note(self.id, target, content)
             return True
         if (peer := self.links.up.get(device)) is not None:
             peer.note(target, content, now=target == "slip.deliver")
@@ -373,8 +342,8 @@ class Node:
         """
         if device == self.id:
             if target == "slip.undo":
-                return {"undone": await self.invoker.undo(content["key"])}
-            return self._asked(self.id, target, content)
+                return await self._targets.undo(content)
+            return self._targets.ask(self.id, target, content)
         peer = await self.links.to(device)
         return (await peer.call(target, content, deadline=deadline))[1]
 

@@ -16,8 +16,8 @@ Around them:
 - Deadlines are soft: they pull the latest start of a step and of all before it; when some are missed, a schedule under
   the makespan that was reached competes too, on (late steps, tardiness, makespan).
 
-Everything numeric lies in one arena of C arrays; the graph is in CSR form; the solve runs without the GIL. One file,
-though a long one: all of it works on one struct, and the compiler sees the whole solve at once.
+Everything numeric lies in one arena of C arrays; the graph is in CSR form; the solve runs without the GIL. 
+One file because all of it works on one struct, and the compiler sees the whole solve at once.
 """
 
 from libc.math cimport INFINITY

@@ -14,10 +14,10 @@ from . import plan_view as view
 from .control_server import Talk, Verb
 from .core import plan as plans
 from .core.device import Device
-from .core.errors import SlipError, UsageError
+from .core.dispatch import Dispatch
+from .core.errors import Cancelled, UsageError
 from .core.events import Event
 from .core.node import Node
-from .core.run import ENDED
 from .core.skill import nearest
 
 PING_SECONDS: Final = 3.0
@@ -137,9 +137,10 @@ class Verbs:
     async def _call(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
         node, skill, on = self._node, _text(args, "skill"), args.get("on")
         given, typed = args.get("args") or {}, args.get("text") or {}
-        offered = any(d.offer(skill) for d in node.members.known_or_here()) if False else bool(self._offering(skill))
-        spec = await self._spec(skill) if offered else {}
-        given = {**given, **arguments.read(skill, spec.get("inputSchema", {}), typed)} if offered else given
+        # a skill that nobody offers is refused below, where the mesh says who lacks it
+        spec = await self._spec(skill) if self._offering(skill) else {}
+        if spec:
+            given = {**given, **arguments.read(skill, spec["inputSchema"], typed)}
         seconds = args.get("seconds")
         deadline = None if seconds is None else node.clock() + float(seconds)
         if spec.get("streaming"):
@@ -167,7 +168,7 @@ class Verbs:
     async def _resume(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
         return await self._follow(await self._node.resume(self._run_id(args)), args, talk)
 
-    async def _follow(self, run: Any, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
+    async def _follow(self, run: Dispatch, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
         """Tell what happens to a run until its end; it goes on when nobody listens any more."""
         if args.get("detach"):
             return {"run": {"run": run.id, "state": run.state, "goal": run.plan.goal}}
@@ -201,12 +202,17 @@ class Verbs:
     async def _cancel(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
         run_id = self._run_id(args)
         run = self._node.runs.by_id.get(run_id)
-        if run is None or run.ended.is_set():
-            state = view.run(self._node, run_id)["state"]
-            hint = f"slip runs resume {run_id}" if state == "interrupted" else ""
-            raise UsageError(f"run {run_id} does not run", f"it is {state}", hint)
-        run.cancel()
-        return {"run": run_id, "cancelling": True}
+        if run is not None and not run.ended.is_set():
+            run.cancel()
+            return {"run": run_id, "state": "cancelling"}
+        if (state := view.run(self._node, run_id)["state"]) != "interrupted":
+            raise UsageError(f"run {run_id} is over", f"it is {state}", "slip runs list")
+        for device in {row.device for row in self._node.journal.steps(run_id).values()}:
+            if self._node.reachable(device):
+                deadline = self._node.clock() + PING_SECONDS
+                await self._node.request(device, "slip.end", {"run": run_id}, deadline)
+        self._node.journal.run_state(run_id, "cancelled", None, Cancelled(f"the run {run_id} was cancelled").to_wire())
+        return {"run": run_id, "state": "cancelled"}
 
     def _run_id(self, args: dict[str, Any]) -> str:
         """The run that is meant, by its id or the beginning of it."""
@@ -253,6 +259,3 @@ def _text(args: dict[str, Any], name: str) -> str:
 
 def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 3)
-
-
-__all__ = ["ENDED", "SlipError", "Verbs"]

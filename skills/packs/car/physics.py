@@ -24,16 +24,8 @@ CHARGE_CURVE: Curve = (
 )  # fmt: skip
 # the share of it that a pack takes at a temperature: slow when cold (about 70 kW at 5 °C), cut when hot
 CHARGE_WARMTH: Curve = (
-    (-20, 0.06),
-    (-10, 0.14),
-    (0, 0.27),
-    (10, 0.48),
-    (18, 0.78),
-    (25, 1),
-    (46, 1),
-    (52, 0.5),
-    (58, 0),
-)
+    (-20, 0.06), (-10, 0.14), (0, 0.27), (10, 0.48), (18, 0.78), (25, 1), (46, 1), (52, 0.5), (58, 0),
+)  # fmt: skip
 # heat that the heat pump moves per unit of electricity, over the outside temperature
 HEATING_COP: Curve = ((-20, 1.1), (-10, 1.6), (0, 2.2), (10, 3.0), (20, 3.5))
 COOLING_COP = 2.6

@@ -21,7 +21,7 @@ from .physics import Body, Car, Controls, advance, charge_seconds, consumption, 
 from .roads import PLACES, Place, Road, fastest, find, heading, road
 from .sensors import SENSORS
 from .signals import Value
-from .state import CarSettings, CarState, Drive, Gear
+from .state import CarSettings, CarState, Drive, Gear, Sound
 from .trip import Conditions, outside_at
 
 BUS_SECONDS = 0.02
@@ -48,7 +48,7 @@ class CarSim(Simulator[CarState]):
 
     def __init__(self, settings: CarSettings) -> None:
         super().__init__("car", CarState, settings)
-        self.car = Car()
+        self.car: Car = Car()
         self.changed = anyio.Event()
         """Set and replaced when something is commanded, so that whoever watches a signal looks again."""
         self.actuators = Actuators(self.state)
@@ -118,6 +118,19 @@ class CarSim(Simulator[CarState]):
         self.actuators.command(signal, checked)
         if signal == vss.FAN:
             self.state.climate_until = self.now() + PARKED_CLIMATE_SECONDS
+        self._tell()
+
+    def restore(self, values: Mapping[str, Value]) -> None:
+        """Put actuators back at once, where a cancelled skill can no longer wait for the bus."""
+        self.advance()
+        for signal, value in values.items():
+            self.actuators.command(signal, value)
+        self._tell()
+
+    def load(self, track: str, duration: float, position: float) -> None:
+        """Put a track in the player; times in seconds."""
+        self.advance()
+        self.state.sound = Sound(track=track, duration=duration, position=position, since=self.now())
         self._tell()
 
     def silence(self, signal: str, silent: bool = True) -> None:

@@ -1,0 +1,82 @@
+"""What devices ask and tell each other about runs and members: the targets below `slip.`.
+
+Asked (there is an answer): arm, disarm, withhold, end, undo, specs. Told (there is none; a new link repeats what an old
+one may have lost): deliver, report, progress, digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .errors import ProtocolError, UsageError
+from .execute import Executor
+from .invoke import Invoker
+from .members import Members
+from .run import GOOD, check_report
+from .runs import Runs
+
+_UNREADABLE = (KeyError, TypeError, ValueError, AttributeError)
+
+
+class Targets:
+    """The targets of one device. What comes is checked where it is read; what cannot be read breaks the link."""
+
+    def __init__(
+        self, me: str, executor: Executor, invoker: Invoker, runs: Runs, members: Members,
+        specs: Mapping[str, Mapping[str, Any]], clock: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self._me, self._executor, self._invoker = me, executor, invoker
+        self._runs, self._members, self._specs, self._clock = runs, members, specs, clock
+
+    def ask(self, device: str, target: str, content: Mapping[str, Any]) -> Any:
+        """What a device (this one too) asks.
+
+        Raises:
+            ProtocolError: the question cannot be read.
+            SlipError: it is refused, or unknown here.
+        """
+        try:
+            if target == "slip.arm":
+                return self._executor.arm(device, content)
+            if target == "slip.disarm":
+                stop = content.get("stop") is True
+                return self._executor.disarm(content["run"], content["step"], int(content["epoch"]), stop=stop)
+            if target == "slip.withhold":
+                return {"sent": self._executor.withhold(content["run"], content["step"], content["to"])}
+            if target == "slip.end":
+                return self._executor.end(device, content["run"])
+            if target == "slip.specs":
+                return {d: self._specs[d] for d in content["digests"] if d in self._specs}
+        except _UNREADABLE as error:
+            raise ProtocolError(f"{target} cannot be read", f"{type(error).__name__}: {error}") from error
+        raise UsageError(f"unknown target {target}", "this version does not speak it")
+
+    async def undo(self, content: Mapping[str, Any]) -> dict[str, bool]:
+        """Undo what a key did here.
+
+        Raises:
+            SlipError: it could not be undone.
+        """
+        return {"undone": await self._invoker.undo(str(content.get("key")))}
+
+    def note(self, device: str, target: str, content: Mapping[str, Any]) -> None:
+        """What a device (this one too) tells; a target of a newer version is not for us.
+
+        Raises:
+            ProtocolError: it cannot be read.
+        """
+        try:
+            if target == "slip.deliver":
+                self._executor.delivered(content)
+            elif target == "slip.report" and (run := self._runs.by_id.get(content["run"])) is not None:
+                check_report(content)
+                if content["inline"] and content["state"] in GOOD and device != self._me:
+                    self._executor.delivered({"owner": self._me, **content})
+                run.report(device, content)
+            elif target == "slip.progress" and (run := self._runs.by_id.get(content["run"])) is not None:
+                run.progress(device, content)
+            elif target == "slip.digest":
+                self._members.digest_from(device, content["digest"], self._clock())
+        except _UNREADABLE as error:
+            raise ProtocolError(f"{target} cannot be read", f"{type(error).__name__}: {error}") from error

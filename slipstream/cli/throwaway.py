@@ -1,0 +1,188 @@
+"""A throw-away mesh: real daemons, each in a process of its own with its own key, port and state, on loopback only.
+
+They are told nothing but what is given here: no config file of the person, no variable of the environment. They end
+with whoever started them, whatever ends that: a signal, an error, `kill -9`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, Final
+
+from .. import control
+from ..core.errors import SlipError, TimedOut
+from ..core.trust import make_mesh
+from ..places import socket_of
+
+LOOPBACK: Final = "127.0.0.1"
+START_SECONDS: Final = 15.0
+STOP_SECONDS: Final = 3.0
+_PR_SET_PDEATHSIG: Final = 1
+
+
+@dataclass(slots=True)
+class Heard:
+    """A device told something (an event of it), or its process ended (`code`)."""
+
+    device: str
+    at: float
+    """`time.time()` at the device, or here when its process ended."""
+    event: Mapping[str, Any] = field(default_factory=dict)
+    code: int | None = None
+
+
+@dataclass(slots=True)
+class Daemon:
+    """One device."""
+
+    name: str
+    kind: str
+    folder: Path
+    process: subprocess.Popen[bytes]
+    began: float
+    port: int = 0
+    id: str = ""
+    killed: bool = False
+
+    @property
+    def state(self) -> Path:
+        """Its state folder."""
+        return self.folder / "state"
+
+    def log(self, lines: int = 8) -> str:
+        """The last lines of its log."""
+        with suppress(OSError):
+            return "\n".join((self.folder / "log").read_text("utf-8", "replace").splitlines()[-lines:])
+        return ""
+
+
+class Devices:
+    """The daemons of one throw-away mesh; what happens on any of them is in `heard`, in the order of arrival."""
+
+    def __init__(self, folder: Path, *, keep: bool = False) -> None:
+        self.folder, self._keep = folder, keep
+        self.daemons: dict[str, Daemon] = {}
+        self.heard: SimpleQueue[Heard] = SimpleQueue()
+        make_mesh(folder / "mesh")
+
+    def __enter__(self) -> Devices:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not self._keep or kind is not None:
+            self.close()
+
+    def start(
+        self, name: str, kind: str, packs: Iterable[str], *, flags: Iterable[str] = (), config: str = ""
+    ) -> Daemon:
+        """Start a device; `config` is what its slipstream.toml says. It is up once its `node.started` is heard."""
+        folder = self.folder / name
+        folder.mkdir(mode=0o700)
+        (folder / "slipstream.toml").write_text(config, encoding="utf-8")
+        command = [
+            sys.executable, "-m", "slipstream", "up", "--state", str(folder / "state"), "--mesh",
+            str(self.folder / "mesh"), "--name", name, "--kind", kind, "--port", "0", "--host", LOOPBACK,
+            "--interface", LOOPBACK, *(word for pack in packs for word in ("--pack", pack)), *flags,
+        ]  # fmt: skip
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen(
+                command, cwd=folder, env=self._environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=log, start_new_session=True, preexec_fn=None if self._keep else _end_with_parent(),
+            )  # fmt: skip
+        daemon = self.daemons[name] = Daemon(name, kind, folder, process, time.time())
+        Thread(target=self._listen, args=(daemon,), name=f"listen-{name}", daemon=True).start()
+        return daemon
+
+    def _environment(self) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("SLIPSTREAM_") and k != "NOTIFY_SOCKET"}
+        nothing = str(self.folder)  # there is no slipstream/config.toml in it
+        return {**kept, "XDG_CONFIG_HOME": nothing, "PYTHONUNBUFFERED": "1"}
+
+    def wait(self, until: Callable[[Heard], bool], seconds: float, what: str) -> None:
+        """Go through what is heard until `until` says that it was enough.
+
+        Raises:
+            TimedOut: it did not come to that in time.
+            SlipError: a device ended that nobody killed.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                heard = self.heard.get(timeout=max(0.0, deadline - time.monotonic()))
+            except Empty:
+                raise TimedOut(f"{what} did not happen within {seconds:g} s", self._logs(), "slip doctor") from None
+            if heard.code is not None and not self.daemons[heard.device].killed:
+                raise SlipError(f"the {heard.device} ended with exit code {heard.code}",
+                                self.daemons[heard.device].log())  # fmt: skip
+            if until(heard):
+                return
+
+    def kill(self, name: str) -> int:
+        """End a device with SIGKILL, as a pulled plug would; the id of its process."""
+        daemon = self.daemons[name]
+        daemon.killed = True
+        daemon.process.kill()
+        return daemon.process.pid
+
+    def close(self) -> None:
+        """End every device and leave nothing behind."""
+        for daemon in self.daemons.values():
+            daemon.killed = True
+            daemon.process.send_signal(signal.SIGCONT)
+            daemon.process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        for daemon in self.daemons.values():
+            try:
+                daemon.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                daemon.process.kill()
+                daemon.process.wait()
+        for daemon in self.daemons.values():
+            place = socket_of(daemon.state).parent
+            if not place.is_relative_to(self.folder):  # below XDG_RUNTIME_DIR; a killed daemon left its socket there
+                shutil.rmtree(place, ignore_errors=True)
+                with suppress(OSError):
+                    place.parent.rmdir()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _listen(self, daemon: Daemon) -> None:
+        """Pass on what a device tells, until its process ends."""
+        assert daemon.process.stdout is not None
+        ready = daemon.process.stdout.readline()
+        if ready:
+            with suppress(SlipError):  # the process ended: its exit code says so below
+                with control.talk(daemon.state, "events", {"since": 0}) as lines:
+                    for line in lines:
+                        if (event := line.get("event")) is not None:
+                            self.heard.put(Heard(daemon.name, event["time"], event))
+        code = daemon.process.wait()
+        self.heard.put(Heard(daemon.name, time.time(), code=code))
+
+    def _logs(self) -> str:
+        return "\n".join(f"{name}: {daemon.log(3)}" for name, daemon in self.daemons.items())
+
+
+def _end_with_parent() -> Callable[[], None]:
+    """What lets a new process get SIGTERM when its parent is gone (prctl(2)); Linux only, elsewhere it does nothing."""
+    if sys.platform != "linux":
+        return lambda: None
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(0)
+
+    return ask

@@ -1,0 +1,338 @@
+"""`slip up`: config → identity → journal → transport and packs → node → control socket → READY, until told to leave.
+
+Law 10: up to READY no textual, cryptography or zeroconf is imported. mDNS begins after READY and nothing waits for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import gc
+import os
+import signal
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+
+from . import config as settings
+from . import places
+from .config import Config, Loaded
+from .control_server import ControlServer
+from .core.device import short
+from .core.errors import SlipError, UsageError
+from .core.journal import Journal
+from .core.node import Node
+from .core.skill import Pack
+from .core.trust import CERTIFICATE, ROOT, Identity, Mesh, make_mesh
+from .guard import StallGuard
+from .log import Log
+from .notify import notify, watchdog_seconds
+from .skills import load as load_packs
+from .transports.addresses import local_addresses, watch_addresses
+from .transports.discovery import Candidates, Discovery, Found
+from .transports.tls import TlsTransport
+from .verbs import Verbs
+
+RELOADED: Final = ("name", "packs", "peers")
+"""Settings that SIGHUP changes at once, of packs only files; the others wait for a restart."""
+_DAY: Final = 86_400.0
+
+
+def up(flags: Mapping[str, Any], *, new_mesh: bool = False, mesh: Path | None = None) -> int:
+    """Be this device's daemon until SIGTERM, SIGINT or `slip down`; the exit code.
+
+    Raises:
+        UsageError: it cannot start, and what to do about it.
+    """
+    loaded = settings.load(flags)
+    with held(loaded.config.state, make=new_mesh or mesh is not None):
+        identity = identity_in(loaded.config.state, new_mesh=new_mesh, mesh=mesh)
+        journal = Journal(loaded.config.state / places.JOURNAL, _wall)
+        journal.forget_old()
+        try:
+            anyio.run(Daemon(loaded, partial(settings.load, flags), identity, journal).run)
+        except* (SlipError, OSError) as group:
+            raise _why(group, loaded.config) from group
+        finally:
+            journal.close()
+    return 0
+
+
+@contextmanager
+def held(state: Path, *, make: bool) -> Iterator[None]:
+    """Hold the state folder: one daemon at a time, whatever became of the one before.
+
+    Raises:
+        UsageError: there is no such folder, it cannot be written, or another daemon holds it.
+    """
+    try:
+        if make:
+            state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        elif not (state / CERTIFICATE).exists():
+            raise UsageError(
+                f"no identity in {state}", "this device belongs to no mesh yet",
+                "slip demo (a tour), slip dev (a throw-away mesh), or slip up --new-mesh (a mesh of one, kept there)",
+            )  # fmt: skip
+        descriptor = os.open(state / places.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise UsageError(f"the state folder {state} cannot be written", error.strerror or str(error),
+                         "choose another one: slip up --state DIR") from None  # fmt: skip
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    except BlockingIOError:
+        owner = os.pread(descriptor, 20, 0).decode().strip() or "unknown"
+        raise UsageError(f"another daemon has {state}", f"its process is {owner}",
+                         "slip down stops it; slip up --state DIR starts a second device") from None  # fmt: skip
+    finally:
+        os.close(descriptor)
+
+
+def identity_in(state: Path, *, new_mesh: bool, mesh: Path | None) -> Identity:
+    """The identity in a state folder, made first if a mesh root to make it with is given.
+
+    Raises:
+        UsageError: there is none, or there is one already and it belongs to another mesh.
+    """
+    there = (state / CERTIFICATE).exists()
+    if new_mesh:
+        if there:
+            raise UsageError(f"{state} belongs to a mesh already", "a device is in one mesh", "leave out --new-mesh")
+        return Identity.create(state, make_mesh(state / places.MESH))
+    if mesh is not None and not there:
+        try:
+            return Identity.create(state, Mesh.load(mesh))
+        except UsageError as error:
+            hint = error.hint or f"slip up --new-mesh makes one, in {places.MESH} of its state folder"
+            raise UsageError(error.what, error.why, hint) from None
+    identity = Identity.load(state)
+    if mesh is not None and identity.root.read_bytes() != (mesh / ROOT).read_bytes():
+        raise UsageError(f"{state} belongs to another mesh", f"not to the one in {mesh}", "choose another --state")
+    return identity
+
+
+class Daemon:
+    """A running device: its node, what finds others for it, and what people say to it."""
+
+    def __init__(self, loaded: Loaded, reload: Callable[[], Loaded], identity: Identity, journal: Journal) -> None:
+        self._loaded, self._reload, self._identity, self._journal = loaded, reload, identity, journal
+        self._config = loaded.config
+        self._log = Log(self._config.log)
+        self._packs = {name: pack for name in self._config.packs for pack in load_packs([name])}
+
+    async def run(self) -> None:
+        """Come up, serve, leave.
+
+        Raises:
+            UsageError, OSError: it cannot come up.
+        """
+        config = self._config
+        guard = StallGuard()
+        candidates = Candidates(self._identity.id)
+        transport = TlsTransport(self._identity, config.listen.hosts, config.listen.port, self._refused)
+        node = self._node = Node(
+            self._identity.id, config.name, config.kind, transports=[transport],
+            packs=[(pack, self._settings_of(pack)) for pack in self._packs.values()], journal=self._journal,
+            candidates=candidates, guard=guard,
+        )  # fmt: skip
+        node.events.listen(self._log.event)
+        about = {"state": str(config.state), "mesh": str(config.state / places.MESH)}
+        async with anyio.create_task_group() as group:
+            # signals first: one that comes while we start must be obeyed as well
+            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals, guard:
+                group.start_soon(self._obey, signals, group.cancel_scope)
+                async with self._living(node):
+                    self._discovery = self._discover(candidates)
+                    control = ControlServer(Verbs(node, about).table(), self._fault)
+                    async with control.serve(places.socket_of(config.state)):
+                        self._ready()
+                        group.start_soon(self._keep_found)
+                        group.start_soon(self._watchdog)
+                        group.start_soon(self._forget_old)
+                        await self._left.wait()
+            group.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def _living(self, node: Node) -> AsyncIterator[None]:
+        """The node, up; `_left` is set when it has left."""
+        self._left = anyio.Event()
+
+        async def live(*, task_status: anyio.abc.TaskStatus[None]) -> None:
+            try:
+                await node.run(task_status=task_status)
+            finally:
+                self._left.set()
+
+        async with anyio.create_task_group() as group:
+            await group.start(live)
+            yield
+            node.stop()
+
+    def _ready(self) -> None:
+        gc.collect()
+        gc.freeze()  # what is here now stays: no later collection walks it again
+        for run in self._node.runs.interrupted():
+            self._node.events.tell("warning", what=f"run {run.id} was interrupted", why="the daemon stopped under it",
+                                   hint=f"slip runs resume {run.id}")  # fmt: skip
+        notify("READY=1", f"MAINPID={os.getpid()}")
+        self._log.line("ready", pid=os.getpid(), state=str(self._config.state))
+
+    def _settings_of(self, pack: Pack) -> dict[str, Any]:
+        folder = self._config.state / "packs" / pack.name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return {"state": str(folder), **self._config.settings.get(pack.name, {})}
+
+    # -- finding others --------------------------------------------------------------------------------------------------
+
+    def _discover(self, candidates: Candidates) -> Discovery:
+        listen = self._config.listen
+        own = self._node.members.me.addresses
+        port = int(own[0].rpartition(":")[2]) if own else listen.port
+        wildcard = any(host in ("0.0.0.0", "::") for host in listen.hosts)
+        discovery = Discovery(
+            self._node.id, port, self._found, addresses_changed=partial(self._moved, port), warn=self._warn,
+            interfaces=listen.interfaces or (() if wildcard else listen.hosts),
+        )  # fmt: skip
+        discovery.candidates = candidates  # the node dials by them already
+        for device, addresses in self._config.peers.items():
+            discovery.suggest(Found(device, addresses, "static"))
+        for device, address in (self._journal.fact("known") or {}).items():
+            discovery.suggest(Found(device, (address,), "known"))
+        return discovery
+
+    async def _keep_found(self) -> None:
+        if self._config.listen.mdns:
+            await self._discovery.run()
+        else:
+            own = self._node.members.me.addresses
+            await watch_addresses(partial(self._moved, int(own[0].rpartition(":")[2]) if own else 0))
+
+    def _found(self, found: Found) -> None:
+        if found.source == "mdns" and found.addresses:
+            self._node.events.tell("discovery.found", device=found.device, address=found.addresses[0])
+        self._node.links.suggested()
+
+    def _moved(self, port: int) -> None:
+        """This machine's addresses changed; where it listens on all of them, the new ones are announced."""
+        mine = set(self._config.listen.hosts)
+        hosts = [h for _, h in local_addresses() if ("::" if ":" in h else "0.0.0.0") in mine or h in mine]
+        self._node.addresses_are(f"tls://[{h}]:{port}" if ":" in h else f"tls://{h}:{port}" for h in hosts)
+
+    def _refused(self, address: str, why: str) -> None:
+        self._warn(f"a stranger at {address} was refused", why, "")
+
+    def _warn(self, what: str, why: str, hint: str) -> None:
+        self._node.events.tell("warning", what=what, why=why, hint=hint)
+
+    def _fault(self, error: Exception) -> None:
+        where = "".join(traceback.format_exception(error)[-3:])
+        self._warn(f"a verb failed: {type(error).__name__}", where, "report it, with this line")
+
+    # -- what the system says ----------------------------------------------------------------------------------------------
+
+    async def _obey(self, signals: AsyncIterator[int], everything: anyio.CancelScope) -> None:
+        leaving = False
+        async for number in signals:
+            if number == signal.SIGHUP:
+                self._reread()
+            elif leaving:  # asked twice: at once, then
+                everything.cancel()
+            else:
+                leaving = True
+                notify("STOPPING=1")
+                self._node.stop()
+
+    def _reread(self) -> None:
+        """Take over what changed in the config; say what needs a restart."""
+        notify("RELOADING=1", f"MONOTONIC_USEC={int(_monotonic() * 1e6)}")
+        try:
+            fresh = self._reload()
+            changed = _changed(self._loaded, fresh)
+            if {"packs"} & changed or any(name.endswith(".py") for name in fresh.config.packs):
+                self._reload_files(fresh.config)
+        except SlipError as error:
+            self._warn(f"the config was not reloaded: {error.what}", error.why, error.hint)
+        else:
+            if "name" in changed:
+                self._node.name = fresh.config.name
+                self._node.members.change(self._node.clock(), name=fresh.config.name)
+                self._node.addresses_are(self._node.members.me.addresses)
+            if "peers" in changed:
+                for device in {**self._config.peers, **fresh.config.peers}:
+                    self._discovery.suggest(Found(device, fresh.config.peers.get(device, ()), "static"))
+            later = sorted(changed - set(RELOADED))
+            if set(fresh.config.packs) != set(self._packs) and "packs" in changed:
+                later.append("packs")
+            self._log.line("config.reloaded", changed=sorted(changed - set(later)))
+            if later:
+                self._warn("some settings wait for a restart", ", ".join(later), "slip down, then slip up")
+            self._loaded, self._config = fresh, fresh.config
+        notify("READY=1")
+
+    def _reload_files(self, fresh: Config) -> None:
+        """Read the skill files again that were loaded before; a pack that comes or goes needs a restart."""
+        for name in fresh.packs:
+            if name.endswith(".py") and name in self._packs:
+                (self._packs[name],) = load_packs([name])
+                self._node.offer(self._packs[name])
+
+    async def _watchdog(self) -> None:
+        if (seconds := watchdog_seconds()) is not None:
+            while True:
+                notify("WATCHDOG=1")
+                await anyio.sleep(seconds)
+
+    async def _forget_old(self) -> None:
+        while True:
+            await anyio.sleep(_DAY)
+            self._journal.forget_old()
+
+
+def _changed(before: Loaded, after: Loaded) -> set[str]:
+    """The settings that differ: `name`, `packs`, `peers`, `listen.port`, `settings`, ..."""
+    one, other = before.flat(), after.flat()
+    keys = {key for key in {**one, **other} if one.get(key) != other.get(key)}
+    return {key.partition(".")[0] if key.startswith(("peers", "settings")) else key for key in keys}
+
+
+def _why(group: BaseExceptionGroup[BaseException], config: Config) -> SlipError:
+    """The first cause among what ended the daemon, in words."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, SlipError):
+        return error
+    assert isinstance(error, OSError)
+    listen = config.listen
+    if error.errno == errno.EADDRINUSE:
+        return UsageError(f"port {listen.port} is taken", "another program listens there, perhaps another daemon",
+                          "slip up --port 0 takes a free one", field="listen.port")  # fmt: skip
+    if error.errno == errno.EADDRNOTAVAIL:
+        return UsageError(f"cannot listen on {', '.join(listen.hosts)}", "this machine has no such address",
+                          "slip up --host 0.0.0.0", field="listen.hosts")  # fmt: skip
+    if error.errno in (errno.EACCES, errno.EPERM) and listen.port < 1024:
+        return UsageError(f"port {listen.port} may not be used", "ports below 1024 are root's", "slip up --port 7447",
+                          field="listen.port")  # fmt: skip
+    return SlipError("the daemon stopped", error.strerror or str(error), "slip doctor")
+
+
+def _wall() -> float:
+    import time
+
+    return time.time()
+
+
+def _monotonic() -> float:
+    import time
+
+    return time.monotonic()
+
+
+__all__ = ["Daemon", "held", "identity_in", "short", "up"]
