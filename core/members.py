@@ -12,7 +12,7 @@ newest version wins (in the spirit of OSPF, RFC 2328 sections 12 and 13). Laws:
   that has older news.
 - One timer serves suspicion, loss and heartbeats, and an idle device wakes once per heartbeat for all its links.
 
-Longer than most files, because what is flooded, who is reached and who is silent are one state with one set of laws.
+One file because what is flooded, who is reached and who is silent are one state with one set of laws.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import fcntl
 import gc
 import os
 import signal
+import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -23,7 +24,6 @@ from . import config as settings
 from . import places
 from .config import Config, Loaded
 from .control_server import ControlServer
-from .core.device import short
 from .core.errors import SlipError, UsageError
 from .core.journal import Journal
 from .core.node import Node
@@ -52,12 +52,12 @@ def up(flags: Mapping[str, Any], *, new_mesh: bool = False, mesh: Path | None = 
     loaded = settings.load(flags)
     with held(loaded.config.state, make=new_mesh or mesh is not None):
         identity = identity_in(loaded.config.state, new_mesh=new_mesh, mesh=mesh)
-        journal = Journal(loaded.config.state / places.JOURNAL, _wall)
+        journal = Journal(loaded.config.state / places.JOURNAL, time.time)
         journal.forget_old()
         try:
             anyio.run(Daemon(loaded, partial(settings.load, flags), identity, journal).run)
-        except* (SlipError, OSError) as group:
-            raise _why(group, loaded.config) from group
+        except (OSError, BaseExceptionGroup) as error:
+            raise _why(error, loaded.config) from error
         finally:
             journal.close()
     return 0
@@ -124,6 +124,7 @@ class Daemon:
     def __init__(self, loaded: Loaded, reload: Callable[[], Loaded], identity: Identity, journal: Journal) -> None:
         self._loaded, self._reload, self._identity, self._journal = loaded, reload, identity, journal
         self._config = loaded.config
+        self._up = False
         self._log = Log(self._config.log)
         self._packs = {name: pack for name in self._config.packs for pack in load_packs([name])}
 
@@ -176,6 +177,7 @@ class Daemon:
             node.stop()
 
     def _ready(self) -> None:
+        self._up = True
         gc.collect()
         gc.freeze()  # what is here now stays: no later collection walks it again
         for run in self._node.runs.interrupted():
@@ -222,7 +224,8 @@ class Daemon:
     def _moved(self, port: int) -> None:
         """This machine's addresses changed; where it listens on all of them, the new ones are announced."""
         mine = set(self._config.listen.hosts)
-        hosts = [h for _, h in local_addresses() if ("::" if ":" in h else "0.0.0.0") in mine or h in mine]
+        hosts = [h for _, h in local_addresses(loopback=True) if h in mine]
+        hosts += [h for _, h in local_addresses() if ("::" if ":" in h else "0.0.0.0") in mine]
         self._node.addresses_are(f"tls://[{h}]:{port}" if ":" in h else f"tls://{h}:{port}" for h in hosts)
 
     def _refused(self, address: str, why: str) -> None:
@@ -241,7 +244,8 @@ class Daemon:
         leaving = False
         async for number in signals:
             if number == signal.SIGHUP:
-                self._reread()
+                if self._up:  # otherwise the config is being read anyway
+                    self._reread()
             elif leaving:  # asked twice: at once, then
                 everything.cancel()
             else:
@@ -251,7 +255,7 @@ class Daemon:
 
     def _reread(self) -> None:
         """Take over what changed in the config; say what needs a restart."""
-        notify("RELOADING=1", f"MONOTONIC_USEC={int(_monotonic() * 1e6)}")
+        notify("RELOADING=1", f"MONOTONIC_USEC={int(time.monotonic() * 1e6)}")
         try:
             fresh = self._reload()
             changed = _changed(self._loaded, fresh)
@@ -302,37 +306,26 @@ def _changed(before: Loaded, after: Loaded) -> set[str]:
     return {key.partition(".")[0] if key.startswith(("peers", "settings")) else key for key in keys}
 
 
-def _why(group: BaseExceptionGroup[BaseException], config: Config) -> SlipError:
-    """The first cause among what ended the daemon, in words."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    if isinstance(error, SlipError):
-        return error
-    assert isinstance(error, OSError)
+def _why(error: BaseException, config: Config) -> SlipError:
+    """What ended the daemon, in words; what is a fault of the program itself is raised as it is."""
+    cause = error
+    while isinstance(cause, BaseExceptionGroup):
+        unforeseen = cause.split((SlipError, OSError))[1]
+        if unforeseen is not None:
+            raise error
+        cause = cause.exceptions[0]
+    if isinstance(cause, SlipError):
+        return cause
+    assert isinstance(cause, OSError)
     listen = config.listen
-    if error.errno == errno.EADDRINUSE:
+    if cause.errno == errno.EADDRINUSE:
         return UsageError(f"port {listen.port} is taken", "another program listens there, perhaps another daemon",
                           "slip up --port 0 takes a free one", field="listen.port")  # fmt: skip
-    if error.errno == errno.EADDRNOTAVAIL:
+    if cause.errno == errno.EADDRNOTAVAIL:
         return UsageError(f"cannot listen on {', '.join(listen.hosts)}", "this machine has no such address",
                           "slip up --host 0.0.0.0", field="listen.hosts")  # fmt: skip
-    if error.errno in (errno.EACCES, errno.EPERM) and listen.port < 1024:
+    if cause.errno in (errno.EACCES, errno.EPERM) and listen.port < 1024:
         return UsageError(f"port {listen.port} may not be used", "ports below 1024 are root's", "slip up --port 7447",
                           field="listen.port")  # fmt: skip
-    return SlipError("the daemon stopped", error.strerror or str(error), "slip doctor")
+    return SlipError("the daemon stopped", cause.strerror or str(cause), "slip doctor")
 
-
-def _wall() -> float:
-    import time
-
-    return time.time()
-
-
-def _monotonic() -> float:
-    import time
-
-    return time.monotonic()
-
-
-__all__ = ["Daemon", "held", "identity_in", "short", "up"]

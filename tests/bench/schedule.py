@@ -23,7 +23,6 @@ from slipstream.core.device import Device, LinkQuality, Offer
 from slipstream.core.scheduler import Job, Problem, assign, schedule
 
 NAME = "schedule"
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "scheduling"
 STEPS, DEVICES, OFFERS = 12, 4, 20
 
 
@@ -110,14 +109,13 @@ def quality(folder: Path) -> dict[str, float]:
 
 
 def figures(args: argparse.Namespace) -> dict[str, float]:
-    """All figures: µs, and ratios to the lower bound (1 is optimal). `args.data` is the folder, if it has one."""
-    folder = Path(getattr(args, "data", None) or DATA)
-    return speed() | (quality(folder) if folder.is_dir() else {})
+    """All figures: µs, and ratios to the lower bound (1 is optimal). `args.data` is the folder, if there is one."""
+    return speed() | ({} if args.data is None else quality(Path(args.data)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", help=f"folder of instances (default: {DATA})")
+    parser.add_argument("--data", help="folder of instances; without it, only the speed")
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     args = parser.parse_args()
     if args.data and not Path(args.data).is_dir():

@@ -49,7 +49,7 @@ def reopened(journal: Journal, path: Path) -> Journal:
 PLAIN: list[Any] = [None, 0, 2**64 - 1, -1.5, "°C", b"\xff\x00", [1, [2]], {"a": {"b": None}}, {7: "seven"}]
 
 
-# -- facts -------------------------------------------------------------------------------------------------------------
+# -- facts ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", PLAIN)
@@ -86,7 +86,7 @@ def test_what_cannot_be_kept_is_refused_and_changes_nothing(value: Any, clock: C
     journal.close()
 
 
-# -- invocations -------------------------------------------------------------------------------------------------------
+# -- invocations ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -160,7 +160,7 @@ def test_what_was_undone_says_so_and_keeps_its_result(clock: Clock) -> None:
     journal.close()
 
 
-# -- runs --------------------------------------------------------------------------------------------------------------
+# -- runs -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_begins_changes_its_state_and_ends(path: Path, clock: Clock) -> None:
@@ -216,7 +216,7 @@ def test_the_last_word_on_a_step_is_kept(path: Path, clock: Clock) -> None:
     journal.close()
 
 
-# -- together, and for how long ------------------------------------------------------------------------------------------
+# -- together, and for how long ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -277,7 +277,7 @@ def test_what_ended_long_ago_is_forgotten_and_what_is_open_never(clock: Clock) -
     journal.close()
 
 
-# -- files that will not do ----------------------------------------------------------------------------------------------
+# -- files that will not do -------------------------------------------------------------------------------------------
 
 
 def test_a_journal_of_a_later_version_is_refused_and_left_as_it_is(path: Path, clock: Clock) -> None:
@@ -343,7 +343,7 @@ def test_after_writing_was_forbidden_what_was_told_before_is_all_there_is(path: 
     journal.close()
 
 
-# -- kill -9 -------------------------------------------------------------------------------------------------------------
+# -- kill -9 ----------------------------------------------------------------------------------------------------------
 
 _WRITER = """
 import sys
@@ -414,7 +414,7 @@ def check(journal: Journal, told: list[tuple[str, str]], life: int) -> None:
     assert journal._db.execute("pragma integrity_check").fetchone()[0] == "ok"
 
 
-# -- against a dictionary ------------------------------------------------------------------------------------------------
+# -- against a dictionary ---------------------------------------------------------------------------------------------
 
 keys = st.sampled_from(["k1", "k2", "k3"])
 plain = st.sampled_from(PLAIN)

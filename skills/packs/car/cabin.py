@@ -22,6 +22,7 @@ AUTO_FAN = 45
 """The fan's speed when the climate is turned on, in %."""
 NEAR_KELVIN = 0.5
 """A cabin this near to its target is warm, or cool, enough."""
+_ENERGY = f"{vss.BATTERY}.StateOfCharge.CurrentEnergy"
 _NEEDS = [f"vss:{vss.TARGET}", f"vss:{vss.FAN}", f"vss:{vss.INSIDE}"]
 _Celsius = Annotated[float, Field(ge=15, le=30, description="in °C")]
 
@@ -97,8 +98,9 @@ class Preheated(BaseModel):
     was_on: bool
 
 
+# no lock: it takes minutes, and whoever sets the climate meanwhile is heard at once
 @skill("cabin.preheat", effect=Effect.IDEMPOTENT, undoable=True, needs=[*_NEEDS, f"vss:{vss.SOC}"],
-       cost=Cost(latency_ms=480_000, energy_mwh=700_000), lock="cabin.hvac",
+       cost=Cost(latency_ms=480_000, energy_mwh=700_000),
        phrases=["(preheat|precool|precondition|warm up) [the|my] (cabin|car) [to {celsius} [degrees]]"])  # fmt: skip
 async def preheat(
     ctx: Context,
@@ -152,9 +154,6 @@ async def _(ctx: Context, args: Mapping[str, Any]) -> Outcome:
         return set_so
     near = abs(car.known(vss.INSIDE) - args.get("celsius", 21.0)) <= NEAR_KELVIN
     return Outcome.DONE if near else Outcome.NOT_DONE
-
-
-_ENERGY = f"{vss.BATTERY}.StateOfCharge.CurrentEnergy"
 
 
 def _enough(car: CarSim, reserve: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Any
 
 import anyio.lowlevel
@@ -118,10 +119,10 @@ def _impossible(
     what = f"{end.name} cannot be reached from {start} with {100 * charge:.0f} % and a reserve of {reserve:.0f} %"
     need = least_soc(car.car, place, end, conditions, first)
     if need is not None:
-        return SkillFailed(what, "the battery is too low for the first charger on the way",
-                           f"charge to {100 * need:.0f} % first, or keep a smaller reserve", skill="nav.route")  # fmt: skip
-    return SkillFailed(what, "even a full battery does not reach from charger to charger with that reserve",
-                       "keep a smaller reserve", skill="nav.route")  # fmt: skip
+        why, hint = "no charger is near enough", f"charge to {100 * need:.0f} % first, or keep a smaller reserve"
+    else:
+        why, hint = "a full battery does not reach from charger to charger with that", "keep a smaller reserve"
+    return SkillFailed(what, why, hint, skill="nav.route")
 
 
 class Site(BaseModel):
@@ -158,7 +159,7 @@ async def nav_chargers(
     end = find(destination)
     start, place, first = _from(car, origin)
     names = fastest(place.name, end.name)
-    way = ([first] if first else []) + [road(a, b) for a, b in zip(names, names[1:], strict=False)]
+    way = ([first] if first else []) + [road(a, b) for a, b in pairwise(names)]
     # the points of the way, a kilometre apart
     points: list[tuple[float, float, float]] = [] if way else [(0.0, place.latitude, place.longitude)]
     done = 0.0

@@ -12,8 +12,8 @@ _Span = tuple[int, int]
 _Colour = tuple[int, int, int]
 _GLASS, _NIGHT = (170, 200, 225), (18, 22, 40)
 _TRIM, _SEAT, _SKIN, _COAT = (62, 60, 64), (96, 84, 76), (205, 165, 140), (50, 75, 120)
-_WEAK = bytes(r >> 4 for r in range(256))
-_RAMP = bytes([*range(256), *([255] * 16)])
+_WEAK = bytes(r >> 5 for r in range(256))
+_RAMP = bytes([*range(256), *([255] * 256)])
 
 
 def cabin_picture(width: int, height: int, occupied: Sequence[bool], dark: bool, seed: float) -> bytes:
@@ -27,16 +27,16 @@ def cabin_picture(width: int, height: int, occupied: Sequence[bool], dark: bool,
     for y in range(height):
         row = bytearray(1 + 3 * width)  # each row begins with its filter: 0, none
         down = y / height
+        noise = [random.randbytes(width).translate(_WEAK) for _ in range(3)]
         planes = [bytearray(width) for _ in range(3)]
         ground = (_NIGHT if dark else _GLASS) if down < 0.3 else _TRIM
-        _fill(planes, (0, width), ground, 1.0 if down < 0.3 else light)
+        _fill(planes, noise, (0, width), ground, 1.0 if down < 0.3 else light)
         for n, taken in enumerate(occupied):
             middle = 0.72 - 0.44 * n
             for (left, right), colour in _seat(middle, down, taken):
-                _fill(planes, (int(left * width), int(right * width)), colour, light)
+                _fill(planes, noise, (int(left * width), int(right * width)), colour, light)
         for channel, plane in enumerate(planes):
-            noise = random.randbytes(width).translate(_WEAK)
-            row[1 + channel :: 3] = bytes(map(_RAMP.__getitem__, map(int.__add__, plane, noise)))
+            row[1 + channel :: 3] = plane
         rows.append(bytes(row))
     return _png(width, height, b"".join(rows))
 
@@ -57,10 +57,10 @@ def _seat(middle: float, down: float, taken: bool) -> Iterator[tuple[tuple[float
             yield (middle - half, middle + half), _COAT
 
 
-def _fill(planes: Sequence[bytearray], span: _Span, colour: _Colour, light: float) -> None:
-    left, right = max(0, span[0]), min(len(planes[0]), span[1])
-    for plane, level in zip(planes, colour, strict=True):
-        plane[left:right] = bytes([int(level * light)]) * max(0, right - left)
+def _fill(planes: Sequence[bytearray], noise: Sequence[bytes], span: _Span, colour: _Colour, light: float) -> None:
+    for plane, grain, level in zip(planes, noise, colour, strict=True):
+        bright = int(level * light)
+        plane[slice(*span)] = grain[slice(*span)].translate(_RAMP[bright : bright + 256])
 
 
 def _png(width: int, height: int, data: bytes) -> bytes:

@@ -161,8 +161,14 @@ class CarSim(Simulator[CarState]):
         self._tell()
 
     def plug(self, charger: float) -> None:
-        """Put the cable of a charger of that power, in kW, in, or take it out (0)."""
+        """Put the cable of a charger of that power, in kW, in, or take it out (0).
+
+        Raises:
+            UsageError: the car moves.
+        """
         self.advance()
+        if charger and self.state.drive.kmh:
+            raise UsageError("the car moves", hint="stop it first: speed = 0", field="charger")
         self.state.charger = charger
         if not charger:
             self.state.moves.pop(vss.START_STOP, None)

@@ -50,7 +50,7 @@ async def car_play(
         return earlier
     title = _title(track or car.state.sound.track)
     car.begin(ctx, "car.media.play")
-    if track or position_s is not None:
+    if track or position_s is not None or car.position() >= car.state.sound.duration:
         car.load(title, TRACKS[title], min(position_s or 0.0, TRACKS[title]))
     await steer(ctx, "car.media.play", {vss.ACTION: "PLAY"}, within=2)
     return car.finish(ctx, "car.media.play", _player(car))
