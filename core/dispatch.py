@@ -108,10 +108,10 @@ class Dispatch(Run):
                 continue
             if self.mesh.reachable(s.device):
                 if s.away_since is not None:
-                    s.away_since, s.told = None, None  # it is back: it is asked what became of the step
+                    s.away_since, s.told = None, False  # it is back: it is asked what became of the step
                 continue
             if s.away_since is None:
-                s.away_since, s.told = now, None
+                s.away_since, s.told, s.tried_to_free = now, False, False
                 self.replan(f"{self.mesh.name_of(s.device)} is gone")
             elif now >= s.away_since + AWAY_SECONDS:
                 s.error = UnknownOutcome(
@@ -245,7 +245,9 @@ class Dispatch(Run):
         s.device, s.predicted = place.device, place
         s.epoch += 1
         s.handed.clear()
-        s.state, s.told, s.away_since = "waiting", None, None
+        s.state, s.told, s.away_since = "waiting", False, None
+        for need in s.needs:  # who made what it reads sends it there now
+            self.steps[need].told = False
         self.write(s)
 
     def _ask_back(self, s: StepState, place: Placed) -> None:
@@ -259,7 +261,7 @@ class Dispatch(Run):
         answer = await given_back(self, s)
         s.asking = False
         if answer is None:
-            s.told = None  # it went silent: it is found away, or asked again
+            s.told = False  # it went silent: it is found away, or asked again
         elif answer["state"] != "absent":
             self.report(s.device, answer)
         elif s.state == "armed":
@@ -284,21 +286,15 @@ class Dispatch(Run):
     def _send(self) -> None:
         batches: dict[str, list[StepState]] = {}
         for s in self.steps.values():
-            if not s.device or s.asking:
+            if s.told or s.asking or not s.device:
                 continue
+            if s.final and (s.state not in GOOD or s.state == "skipped" or s.has_value):
+                continue  # the owner itself hands its result to new readers
             if s.away_since is not None and s.state == "armed" and not self.effects[s.step.id].repeatable:
-                if s.told is None and s.needs:
-                    s.asking, s.told = True, (s.epoch, frozenset())
+                if s.needs and not s.tried_to_free:
+                    s.asking = s.tried_to_free = True
                     self._spawn(partial(self._try_to_free, s))
-                continue
-            if not self.mesh.reachable(s.device):
-                continue
-            receivers = self.receivers(s)
-            if s.final:
-                # a device that holds a result is told of new readers, unless the owner can hand it to them itself
-                if s.state in GOOD and not s.has_value and s.state != "skipped" and s.told != (s.epoch, receivers):
-                    batches.setdefault(s.device, []).append(s)
-            elif s.told != (s.epoch, receivers):
+            elif self.mesh.reachable(s.device):
                 batches.setdefault(s.device, []).append(s)
         for device, states in batches.items():
             for s in states:
@@ -334,7 +330,7 @@ class Dispatch(Run):
         for s in states:
             s.asking = False
             if s.device == device and s.epoch == epochs[s.step.id]:
-                s.told = (s.epoch, receivers[s.step.id])
+                s.told = receivers[s.step.id] == self.receivers(s)
                 if s.step.id in answer:
                     self.report(device, answer[s.step.id])
         self.poke()
@@ -345,7 +341,7 @@ class Dispatch(Run):
             self._again(s, "failed")
         elif error.code in ("link_lost", "timed_out"):
             # it may have got it: treated like a device that is away, until it answers or is found gone
-            s.told = None
+            s.told = False
             if self.mesh.reachable(s.device):
                 self._look_again()
         else:

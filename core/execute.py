@@ -26,6 +26,8 @@ from .workers import Worker, Workers
 INLINE_LIMIT = 64 * 1024
 """Largest result, in bytes of msgpack, that is reported to the owner of a run as well, so that it can be given out
 again when its device is gone."""
+QUIET_SECONDS = 0.02
+"""A step that ends sooner is reported once, at its end."""
 CANCEL_GRACE = 8.0
 """Seconds that a cancelled skill has to end, where only its end tells whether it happened."""
 RUNS_LIMIT = 256
@@ -60,6 +62,8 @@ class Armed:
     state: str = "armed"
     value: Any = None
     size: int = 0
+    fresh: bool = False
+    """Whether the journal had nothing of its key when it was armed."""
     error: SlipError | None = None
     began: float | None = None
     ended: float | None = None
@@ -141,6 +145,7 @@ class Executor:
             )  # fmt: skip
             run.steps[armed.step] = armed
             before = self._journal.invocation(armed.key)
+            armed.fresh = before is None
             if before is not None and before.state in (Outcome.DONE, Outcome.SUBMITTED):
                 armed.state, armed.value = before.state, before.result
                 armed.size = len(_packed(armed.value))
@@ -247,10 +252,13 @@ class Executor:
             why = "it did not end when it was cancelled"
             self._finish(run, armed, UnknownOutcome(f"nobody knows whether {armed.skill} happened", why))
 
+        def tell_running() -> None:
+            self._mesh.note(run.owner, "slip.report", self._report(run, armed))
+
         if armed.seconds is not None:
             timers.append(self._timers.at(armed.began + armed.seconds, too_late))
         try:
-            self._mesh.note(run.owner, "slip.report", self._report(run, armed))
+            timers.append(self._timers.at(armed.began + QUIET_SECONDS, tell_running))
             state, value = await self._step_value(run, spec, armed)
             if not armed.final:
                 armed.state, armed.value = state, value
@@ -321,7 +329,7 @@ class Executor:
 
         call = partial(self._invoker.invoke, spec, caller=run.owner, deadline=deadline, on_progress=on_progress)
         if armed.for_each is None:
-            return await call(plans.fill(armed.args, values), key=armed.key)
+            return await call(plans.fill(armed.args, values), key=armed.key, fresh=armed.fresh)
         items = plans.fill(armed.for_each, values)
         if not isinstance(items, list) or len(items) > plans.ITEMS_LIMIT:
             raise UsageError(f"step {armed.step}: for_each", f"needs a list of at most {plans.ITEMS_LIMIT} items",

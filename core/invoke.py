@@ -85,12 +85,13 @@ class Invoker:
     async def invoke(
         self, spec: SkillSpec, args: Mapping[str, Any], *, key: str = "", caller: str = "",
         deadline: float | None = None, on_progress: Callable[[float, str], None] | None = None,
-        on_item: Callable[[Any], Awaitable[None]] | None = None,
+        on_item: Callable[[Any], Awaitable[None]] | None = None, fresh: bool = False,
     ) -> tuple[str, Any]:  # fmt: skip
         """Run a skill once; its outcome (`done`, `submitted`) and its value as plain data.
 
         With a key, the first answer stands, also over a restart; an effect that may not happen twice is journalled
-        before it begins, and one that was begun and never ended is reconciled, never repeated.
+        before it begins, and one that was begun and never ended is reconciled, never repeated. `fresh` says that the
+        caller looked already, and that nobody else uses the key.
 
         Raises:
             SlipError: what went wrong, and whose fault it is.
@@ -101,6 +102,8 @@ class Invoker:
             value = await self._body(spec, ctx, checked, on_item)
             return _outcome(value).value, {"result": value} if spec.streaming else spec.dump(value)
         if not key:
+            return await self._invoke(spec, checked, args, key, caller, deadline, on_progress, on_item)
+        if fresh:
             return await self._invoke(spec, checked, args, key, caller, deadline, on_progress, on_item)
         async with self._alone(key):
             if (before := self._journal.invocation(key)) is not None:
@@ -155,6 +158,8 @@ class Invoker:
         try:
             with anyio.fail_after(RECONCILE_SECONDS):
                 answer = await spec.reconcile_fn(ctx, checked)
+            if answer is None:  # most likely a forgotten `return`, also in a skill that returns nothing
+                raise SkillFailed("it gave no answer", skill=spec.name)
             return (answer, {}) if isinstance(answer, Outcome) else (Outcome.DONE, spec.dump(answer))
         except Exception as error:
             self._events.tell("warning", what=f"{spec.name} could not be reconciled", why=str(error), hint="")
@@ -240,7 +245,7 @@ class Invoker:
         except Blocked:
             raise SkillFailed(f"{spec.name} blocked the event loop", "it did not give it back in time",
                               "run slow code with anyio.to_thread.run_sync", skill=spec.name) from None  # fmt: skip
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a library that calls sys.exit() must not end the device
             raise SkillFailed(f"{spec.name} raised {type(error).__name__}", str(error)[:500], where_raised(error),
                               skill=spec.name) from error  # fmt: skip
         finally:

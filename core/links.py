@@ -8,6 +8,7 @@ it, since that side knows that the old one is dead.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Any, Protocol
 
 import anyio
@@ -15,6 +16,7 @@ from anyio.abc import TaskGroup
 
 from .device import short
 from .errors import LinkLost, ProtocolError, Refused, SlipError
+from .events import Events
 from .link import Link, Transport
 from .peer import Peer, PeerOwner
 from .timers import Timers
@@ -25,6 +27,8 @@ FOUND_LIMIT = 16
 HELLO_SECONDS = 5.0
 """How long the other end of a new link may take to say who it is."""
 RETIRE_SECONDS = 0.2
+TELL_EVERY = 1.0
+"""Seconds between two warnings of links that did not come up."""
 
 
 class Suggestion(Protocol):
@@ -64,6 +68,8 @@ class Candidates(Protocol):
 class LinksOwner(PeerOwner, Protocol):
     """What a node is to its links."""
 
+    events: Events
+
     def link_up(self, peer: Peer, hello: dict[str, Any]) -> None:
         """There is a new link with a device; the one before it, if any, may have lost what was sent last."""
 
@@ -89,6 +95,7 @@ class Links:
         self._dialling: dict[str, anyio.Event] = {}
         self._look = anyio.Event()
         self._gone = anyio.Event()
+        self._tell_at, self._untold = -inf, 0
 
     def accept(self, link: Link) -> None:
         """Somebody dialled us, and the transport proved who."""
@@ -100,7 +107,7 @@ class Links:
 
         def too_late() -> None:
             if not peer.settled.is_set():
-                peer.abort(ProtocolError("no HELLO came in time", f"{HELLO_SECONDS:g} s are allowed"))
+                peer.refuse(ProtocolError("no HELLO came in time", f"{HELLO_SECONDS:g} s are allowed"))
 
         self._timers.at(self._clock() + HELLO_SECONDS, too_late)
         return peer
@@ -207,9 +214,11 @@ class Links:
         peer.settled.set()
 
         def close() -> None:
+            if peer.lost:
+                return
             if peer.busy:
                 self._timers.at(self._clock() + RETIRE_SECONDS, close)
-            elif not peer.lost:
+            else:
                 peer.leave()
 
         self._timers.at(self._clock() + RETIRE_SECONDS, close)
@@ -217,6 +226,8 @@ class Links:
     def peer_lost(self, peer: Peer, why: SlipError | None) -> None:
         """A link is gone."""
         self._all.discard(peer)
+        if peer.why is not None and not peer.settled.is_set() and not self.stopping:
+            self._tell_refused(peer, peer.why)
         peer.settled.set()
         if self.up.get(peer.id) is peer:
             del self.up[peer.id]
@@ -226,6 +237,16 @@ class Links:
             self._owner.link_down(peer, why)
         if not self._all:
             self._gone.set()
+
+    def _tell_refused(self, peer: Peer, why: SlipError) -> None:
+        """A link that never came up is no news of its device, but a person may want to mend what is behind it."""
+        now = self._clock()
+        if now < self._tell_at:
+            self._untold += 1
+            return
+        more = f" (and {self._untold} more)" if self._untold else ""
+        self._tell_at, self._untold = now + TELL_EVERY, 0
+        self._owner.events.tell("warning", what=f"no link with {short(peer.id)}", why=f"{why}{more}", hint=why.hint)
 
     async def leave(self) -> None:
         """Say goodbye on every link, and wait a moment until that is sent."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from math import inf
+from math import inf, isfinite
 from typing import Any, Final, Protocol
 
 import anyio
 
 from .device import clean
-from .errors import LinkLost, ProtocolError, SlipError, TimedOut, from_wire
+from .errors import LinkLost, ProtocolError, Refused, SkillFailed, SlipError, TimedOut, UsageError, from_wire
 from .link import Link
 from .loop import new_wake
-from .session import Session, reason
+from .session import CALLS_LIMIT, Session, reason
 from .timers import Sweep, Timers
 from .wire import Kind
 
@@ -119,7 +119,7 @@ class Peer:
             for message in self._session.receive(data):
                 self._take(message, now)
         except SlipError as error:
-            self._refuse(error)
+            self.refuse(error)
             return
         if self._session.arriving:
             self._time_transfers(now)
@@ -171,6 +171,8 @@ class Peer:
         elif kind == Kind.CREDIT:
             self._owner.peer_credit(self, message[1])
         elif kind == Kind.BEAT:
+            if not (isfinite(message[1]) and message[3] >= 0):
+                raise ProtocolError("a BEAT with impossible times")
             self._beat_in = (message[1], now)
             if message[2] >= 0 and (rtt := now - message[2] - message[3]) >= 0:
                 self._owner.peer_measured(self, rtt, None)
@@ -203,12 +205,6 @@ class Peer:
                 self._owner.peer_measured(self, None, (size, now - began))
         self._session.arriving.clear()
 
-    def _refuse(self, error: SlipError) -> None:
-        self._session.bye(error)
-        self._refused = error
-        self.flush()
-        self.link.close()
-
     def _finish(self, pending: Pending, outcome: str = "", value: Any = None, error: SlipError | None = None) -> None:
         pending.outcome, pending.value, pending.error = outcome, value, error
         pending.wake.set()
@@ -227,13 +223,15 @@ class Peer:
     def _begin(self, pending: Pending, args: dict[str, Any], key: str) -> int:
         if self.lost or self._session.closed:
             raise LinkLost(f"there is no link to {self.id[:7]}")
+        if len(self._pending) >= CALLS_LIMIT:
+            raise Refused("too many calls at once", f"{CALLS_LIMIT} are open to {self.id[:7]}", "wait for some to end")
         left = -1.0
         if pending.deadline != inf:
             left = pending.deadline - self._clock()
             if left <= 0:
                 raise TimedOut(f"{pending.target} was not done in time")
             self._sweep.before(pending.deadline)
-        stream = self._session.call(pending.target, args, key, left)
+        stream = self._session.call(pending.target, args, key, left, reads=pending.items is not None)
         self._pending[stream] = pending
         # the only call under way goes out at once; others are joined with those that the same turn makes
         self.flush(now=len(self._pending) == 1)
@@ -309,8 +307,8 @@ class Peer:
         """The result of a call of the peer's; a value that cannot be sent becomes an error that says so."""
         try:
             self._session.result(stream, outcome, value)
-        except SlipError as error:
-            self._session.error(stream, error)
+        except UsageError as error:
+            self._session.error(stream, SkillFailed("the result cannot be sent", str(error), error.hint))
         self.flush(now=not self._session.calls_in)  # the last of the calls under way takes the others along
 
     def fail(self, stream: int, error: SlipError) -> None:
@@ -324,10 +322,25 @@ class Peer:
         self.flush()
 
     def item(self, stream: int, value: Any) -> bool:
-        """Send an item of a streamed result; false when the next one must wait for `peer_credit`."""
-        self._session.item(stream, value)
+        """Send an item of a streamed result; whether the next one `may_send` at once.
+
+        Raises:
+            SkillFailed: it cannot be sent.
+        """
+        try:
+            self._session.item(stream, value)
+        except UsageError as error:
+            raise SkillFailed("an item of the result cannot be sent", str(error), error.hint) from None
         self.flush()
         return self._session.may_send(stream)
+
+    def may_send(self, stream: int) -> bool:
+        """Whether the next item may go out; if not, `peer_credit` says when to ask again."""
+        return self._session.may_send(stream)
+
+    def reads(self, stream: int) -> bool:
+        """Whether the peer takes the result of a call of its own item by item."""
+        return self._session.reads(stream)
 
     def note(self, target: str, content: dict[str, Any], *, now: bool = False) -> None:
         """Send a message that has no answer; `now` if somebody waits for it."""
@@ -352,6 +365,13 @@ class Peer:
     def leave(self) -> None:
         """Say goodbye and close once it is sent."""
         self._session.bye()
+        self.flush()
+        self.link.close()
+
+    def refuse(self, error: SlipError) -> None:
+        """Say goodbye with the reason, and close once it is sent."""
+        self._session.bye(error)
+        self._refused = error
         self.flush()
         self.link.close()
 

@@ -84,8 +84,9 @@ class StepState:
     ended: float | None = None
     predicted: Placed | None = None
     why: str = ""
-    told: tuple[int, frozenset[str]] | None = None
-    """The epoch and the receivers that its device confirmed."""
+    told: bool = False
+    """Whether its device confirmed its epoch and who reads its result."""
+    tried_to_free: bool = False
     asking: bool = False
     away_since: float | None = None
     avoid: set[str] = field(default_factory=set)
@@ -117,7 +118,7 @@ class Run:
         self._desk = desk
         self.mesh, self.journal, self.events, self.clock = desk.mesh, desk.journal, desk.events, desk.clock
         self._wake = new_wake()
-        self._reports: deque[tuple[str, Mapping[str, Any]]] = deque()
+        self._reports: deque[tuple[str, Mapping[str, Any], float]] = deque()
         self.began = self.clock()
         self._deadline = None if plan.deadline_ms is None else self.began + plan.deadline_ms / 1000
         self._replan = ""
@@ -141,14 +142,14 @@ class Run:
 
     def report(self, device: str, content: Mapping[str, Any]) -> None:
         """A device tells the state of a step. It is written down in the run's own task: the next step must not wait."""
-        self._reports.append((device, content))
+        self._reports.append((device, content, self.clock()))
         self.poke()
 
     def _take_reports(self) -> None:
         while self._reports:
             self._take_report(*self._reports.popleft())
 
-    def _take_report(self, device: str, content: Mapping[str, Any]) -> None:
+    def _take_report(self, device: str, content: Mapping[str, Any], now: float) -> None:
         """Old epochs and repeated news change nothing (law 7)."""
         s = self.steps.get(content["step"])
         if s is None or s.final or device != s.device or content["epoch"] != s.epoch:
@@ -157,11 +158,10 @@ class Run:
         s.away_since = None
         if state == "armed":
             return
+        seconds = content["seconds"]
+        if state == "running" or (seconds is not None and s.state != "running"):
+            self._started(s, now - (seconds or 0.0))
         if state == "running":
-            if s.state != "running":
-                s.state, s.began = "running", self.clock()
-                s.wall = (self._desk.wall(), None)
-                self.tell("step.started", s, attempt=s.attempt)
             return
         if state not in ENDED:
             return
@@ -169,9 +169,15 @@ class Run:
         if state not in GOOD and self._again(s, state):
             return
         s.value, s.has_value, s.size = content["value"], bool(content["inline"]), int(content["size"])
-        if (seconds := content["seconds"]) is not None and state == "done":
+        if seconds is not None and state == "done":
             self._desk.costs.saw(s.step.skill, device, float(seconds), s.size, self._desk.wall())
-        self.end_step(s, state, content["seconds"])
+        self.end_step(s, state, seconds)
+
+    def _started(self, s: StepState, began: float) -> None:
+        if s.state != "running":
+            s.state, s.began = "running", began
+            s.wall = (self._desk.wall() - (self.clock() - began), None)
+            self.tell("step.started", s, attempt=s.attempt)
 
     def progress(self, device: str, content: Mapping[str, Any]) -> None:
         """A device tells how far a step is."""
@@ -200,7 +206,7 @@ class Run:
         return True
 
     def release(self, s: StepState) -> None:
-        s.state, s.began, s.told, s.away_since = "waiting", None, None, None
+        s.state, s.began, s.told, s.away_since = "waiting", None, False, None
         s.predicted = None
 
     def end_step(self, s: StepState, state: str, seconds: float | None = None) -> None:

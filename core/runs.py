@@ -105,5 +105,5 @@ class Runs:
             if not run.ended.is_set():
                 for s in run.steps.values():
                     if s.device == device and not s.final:
-                        s.told = None
+                        s.told = False
                 run.poke()

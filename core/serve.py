@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 
-from .errors import Cancelled, SlipError, TimedOut
+from .errors import Cancelled, SkillFailed, SlipError, TimedOut
 from .invoke import Invoker
 from .peer import Peer
 from .skill import SkillSpec
@@ -51,10 +51,12 @@ class Server:
             outcome, value = await self._invoker.invoke(
                 spec, args, key=key, caller=peer.id, deadline=None if serving.deadline == inf else serving.deadline,
                 on_progress=partial(peer.progress, stream),
-                on_item=partial(self._send_item, peer, stream) if spec.streaming and not key else None,
+                on_item=partial(self._send_item, peer, stream) if spec.streaming and peer.reads(stream) else None,
             )  # fmt: skip
         except SlipError as error:
             peer.fail(stream, error)
+        except (Exception, SystemExit) as error:  # what a skill does to itself must not end the node
+            peer.fail(stream, SkillFailed(f"{spec.name} broke off", type(error).__name__, skill=spec.name))
         except BaseException:
             peer.fail(stream, Cancelled(f"{spec.name} was cancelled"))
             raise
@@ -74,10 +76,10 @@ class Server:
         return min((s.deadline for s in self._serving.values()), default=inf)
 
     async def _send_item(self, peer: Peer, stream: int, item: Any) -> None:
-        more = self._credit[peer, stream] = anyio.Event()
         if peer.item(stream, item):
             await anyio.lowlevel.checkpoint()
-        else:
+        while not peer.may_send(stream):  # some credit may be too little: the last item may have overdrawn it
+            more = self._credit[peer, stream] = anyio.Event()
             await more.wait()
 
     def credit(self, peer: Peer, stream: int) -> None:
@@ -86,8 +88,9 @@ class Server:
             more.set()
 
     def cancel(self, peer: Peer, stream: int) -> None:
-        """A caller gave up."""
+        """A caller gave up; also where the skill does not let itself be cancelled, the call is over."""
         if (serving := self._serving.pop((peer, stream), None)) is not None and serving.worker is not None:
+            peer.fail(stream, Cancelled(f"{serving.spec.name} was cancelled", skill=serving.spec.name))
             serving.worker.cancel()
 
     def peer_gone(self, peer: Peer) -> None:

@@ -5,7 +5,8 @@ Laws:
 - A call's stream number is chosen by the caller and only grows; a number that was used is a broken peer.
 - Each call ends exactly once, in RESULT or ERROR. What arrives for a call that we gave up is dropped; what arrives for
   a call that we never made is a broken peer.
-- Items of a stream cost credit: the sender stops at zero, the reader gives back what it took.
+- Items of a stream cost credit: the sender stops at zero, the reader gives back what it took. Only a caller that says
+  so gets items (a last field of its CALL); any other gets them all in the result.
 - Large bodies go out a chunk at a time, only when the link has room, the streams in turn. What other streams say
   overtakes them; what their own stream says after them waits behind them, so a stream stays in order.
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Final
 
-from .errors import ProtocolError, SlipError, from_wire
+from .errors import ProtocolError, SlipError, UsageError, from_wire
 from .wire import CHUNK, FIRST_LIMIT, FRAME_LIMIT, LARGE_LIMIT, VERSION, Kind, Splitter, frame, pack, unpack
 
 WINDOW: Final = 256 * 1024
@@ -29,6 +30,8 @@ LARGE_AT_ONCE: Final = 16
 
 
 _RESULT, _ERROR, _CALL = int(Kind.RESULT), int(Kind.ERROR), int(Kind.CALL)
+_ITEM_FRAME: Final = 24
+"""Bytes of an ITEM at most, beside its value."""
 
 
 class _Lane:
@@ -52,20 +55,23 @@ class Session:
     def __init__(self, hello: dict[str, Any]) -> None:
         self.peer_hello: dict[str, Any] | None = None
         self.closed = False
-        self._splitter = Splitter(FIRST_LIMIT)
+        self._first: bytes | None = b""
+        self._splitter = Splitter(FRAME_LIMIT)
         self._out: list[bytes] = []
         self._next_stream = 1
         self._last_in = 0
         self.calls_out: set[int] = set()
         self.calls_in: set[int] = set()
         self._credit: dict[int, int] = {}
+        self._untaken: dict[int, int] = {}
+        self._readers: set[int] = set()
         self._gaps: set[int] = set()
         self._refused = 0
         self._lanes: dict[int, _Lane] = {}
         self._turn: deque[int] = deque()
         self._lane_queue: deque[int] = deque()
         self._large_number = 0
-        self._large_in: dict[int, tuple[int, list[bytes], int]] = {}
+        self._large_in: dict[int, tuple[int, bytearray]] = {}
         self.arriving: list[tuple[int, int]] = []
         """(number, bytes) of large bodies that began (bytes 0) or became whole since this list was last emptied."""
         self._send([Kind.HELLO, {"version": list(VERSION), **hello}])
@@ -83,7 +89,7 @@ class Session:
         messages: list[list[Any]] = []
         try:
             for body in self._split(data):
-                if (message := self._take(unpack(body))) is not None:
+                if (message := self._take(unpack(body), len(body))) is not None:
                     messages.append(message)
                 if self.closed:
                     break
@@ -93,33 +99,30 @@ class Session:
         return messages
 
     def _split(self, data: bytes) -> list[bytes]:
-        if self.peer_hello is not None:
-            try:
-                return self._splitter.feed(data)
-            except ValueError as error:
-                raise ProtocolError("a frame is too long", str(error)) from None
-        # before the hello the small limit holds, so its frame is read by itself
+        bodies: list[bytes] = []
+        if self._first is not None:  # the small limit holds for the hello alone, whatever came along with it
+            data = self._first + data
+            size = int.from_bytes(data[:4], "big")
+            if len(data) >= 4 and size > FIRST_LIMIT:
+                raise ProtocolError("a frame is too long", f"{size} bytes, and {FIRST_LIMIT} is the limit")
+            if len(data) < 4 or len(data) < size + 4:
+                self._first = data
+                return bodies
+            bodies.append(data[4 : size + 4])
+            data, self._first = data[size + 4 :], None
         try:
-            bodies = self._splitter.feed(data[: FIRST_LIMIT + 4])
+            return bodies + self._splitter.feed(data)
         except ValueError as error:
             raise ProtocolError("a frame is too long", str(error)) from None
-        self._splitter.limit = FRAME_LIMIT if bodies else FIRST_LIMIT
-        if len(data) > FIRST_LIMIT + 4:
-            if not bodies:
-                raise ProtocolError("a frame is too long", f"no hello within {FIRST_LIMIT} bytes")
-            try:
-                bodies += self._splitter.feed(data[FIRST_LIMIT + 4 :])
-            except ValueError as error:
-                raise ProtocolError("a frame is too long", str(error)) from None
-        return bodies
 
-    def _take(self, message: list[Any]) -> list[Any] | None:
+    def _take(self, message: list[Any], size: int) -> list[Any] | None:
         kind = message[0]
         if self.peer_hello is None:
             return self._take_hello(message)
         if kind == _RESULT or kind == _ERROR:
             if self._mine(message[1]):
                 self.calls_out.discard(message[1])
+                self._untaken.pop(message[1], None)
                 return message
             return None
         if kind == _CALL:
@@ -146,9 +149,16 @@ class Session:
                 return None
             self._refused = 0
             self.calls_in.add(stream)
+            if len(message) > 7 and message[7] is True:
+                self._readers.add(stream)
             return message
-        if kind in (Kind.PROGRESS, Kind.ITEM):
+        if kind == Kind.PROGRESS:
             return message if self._mine(message[1]) else None
+        if kind == Kind.ITEM:
+            if not self._mine(message[1]):
+                return None
+            self._take_item(message[1], message[3], size)
+            return message
         if kind == Kind.CANCEL:
             self._gaps.discard(message[1])
             return message if message[1] in self.calls_in else None
@@ -187,7 +197,6 @@ class Session:
                                 "different major versions do not understand each other",
                                 "update Slipstream on the older device")  # fmt: skip
         self.peer_hello = hello
-        self._splitter.limit = FRAME_LIMIT
         return message
 
     def _mine(self, stream: int) -> bool:
@@ -197,35 +206,40 @@ class Session:
             raise ProtocolError(f"an answer to call {stream}, which was never made")
         return False
 
+    def _take_item(self, stream: int, cost: int, size: int) -> None:
+        if not min(size - _ITEM_FRAME, WINDOW) <= cost <= WINDOW:
+            raise ProtocolError(f"an item of {size} bytes that costs {cost}")
+        untaken = self._untaken[stream] = self._untaken.get(stream, 0) + cost
+        if untaken > 2 * WINDOW:  # the last one may overdraw its credit
+            raise ProtocolError(f"items of call {stream} beyond their credit")
+
     def _take_large(self, number: int, size: int) -> None:
         if number in self._large_in or len(self._large_in) >= LARGE_AT_ONCE:
             raise ProtocolError("too many large bodies at once", f"{LARGE_AT_ONCE} is the limit")
-        waiting = sum(total for total, _, _ in self._large_in.values())
+        waiting = sum(total for total, _ in self._large_in.values())
         if not 0 < size <= LARGE_LIMIT or waiting + size > 2 * LARGE_LIMIT:
             raise ProtocolError(f"a body of {size} bytes", f"{LARGE_LIMIT} is the limit")
-        self._large_in[number] = (size, [], 0)
+        self._large_in[number] = (size, bytearray())  # not a list: pieces of two bytes would take thirty times as much
         self.arriving.append((number, 0))
 
     def _take_chunk(self, number: int, piece: bytes) -> list[Any] | None:
         if number not in self._large_in:
             raise ProtocolError("a chunk of nothing")
-        size, pieces, have = self._large_in[number]
-        have += len(piece)
+        size, body = self._large_in[number]
         if not piece:  # given up by its sender
             del self._large_in[number]
             return None
-        if have > size:
+        if len(body) + len(piece) > size:
             raise ProtocolError("a chunk beyond its body's size")
-        pieces.append(piece)
-        if have < size:
-            self._large_in[number] = (size, pieces, have)
+        body += piece
+        if len(body) < size:
             return None
         del self._large_in[number]
         self.arriving.append((number, size))
-        message = unpack(b"".join(pieces))
+        message = unpack(bytes(body))
         if message[0] not in (Kind.CALL, Kind.RESULT, Kind.ITEM, Kind.NEWS, Kind.NOTE):
             raise ProtocolError(f"a {Kind(message[0]).name} may not be large")
-        return self._take(message)
+        return self._take(message, size)
 
     # -- out -----------------------------------------------------------------------------------------------------
 
@@ -236,7 +250,7 @@ class Session:
             self._out.append(frame(body))
             return
         if len(body) > LARGE_LIMIT:
-            raise SlipError("too large to send", f"{len(body)} bytes, and {LARGE_LIMIT} is the limit")
+            raise UsageError("too large to send", f"{len(body)} bytes, and {LARGE_LIMIT} is the limit")
         if lane not in self._lanes:
             self._lanes[lane] = _Lane()
             (self._turn if len(self._turn) < LARGE_AT_ONCE else self._lane_queue).append(lane)
@@ -278,14 +292,18 @@ class Session:
         if self._lane_queue and len(self._turn) < LARGE_AT_ONCE:
             self._turn.append(self._lane_queue.popleft())
 
-    def call(self, target: str, args: dict[str, Any], key: str = "", left: float = -1.0, origin: str = "") -> int:
-        """Begin a call; the number of its stream. `left` is the seconds until its deadline, or -1.
+    def call(
+        self, target: str, args: dict[str, Any], key: str = "", left: float = -1.0, origin: str = "", *,
+        reads: bool = False,
+    ) -> int:  # fmt: skip
+        """Begin a call; the number of its stream. `left` is the seconds until its deadline, or -1; `reads` asks for the
+        items of a stream one by one.
 
         Raises:
             UsageError: the arguments cannot be sent.
         """
         stream = self._next_stream
-        self._send([_CALL, stream, target, args, key, left, origin], stream)
+        self._send([_CALL, stream, target, args, key, left, origin, *([True] if reads else [])], stream)
         self._next_stream += 1
         self.calls_out.add(stream)
         return stream
@@ -294,6 +312,7 @@ class Session:
         """Stop caring about a call of ours, and tell the other side to stop."""
         if stream in self.calls_out:
             self.calls_out.discard(stream)
+            self._untaken.pop(stream, None)
             if self.closed:
                 return
             if (lane := self._lanes.get(stream)) is not None:  # its arguments are still on their way
@@ -312,12 +331,17 @@ class Session:
     def error(self, stream: int, error: SlipError) -> None:
         """End a call of the peer's with an error."""
         if stream in self.calls_in:
-            self._send([Kind.ERROR, stream, error.to_wire()], -stream)
+            self._send([Kind.ERROR, stream, _told(error)], -stream)
             self._ended(stream)
 
     def _ended(self, stream: int) -> None:
         self.calls_in.discard(stream)
         self._credit.pop(stream, None)
+        self._readers.discard(stream)
+
+    def reads(self, stream: int) -> bool:
+        """Whether the caller of a call of the peer's takes items one by one."""
+        return stream in self._readers
 
     def progress(self, stream: int, fraction: float, note: str) -> None:
         """Tell how far a call of the peer's is."""
@@ -338,6 +362,7 @@ class Session:
     def took(self, stream: int, cost: int) -> None:
         """An item that cost so much was read; the sender may send as much again."""
         if stream in self.calls_out:
+            self._untaken[stream] = self._untaken.get(stream, 0) - cost
             self._send([Kind.CREDIT, stream, cost])
 
     def news(self, announcements: list[Any]) -> None:
@@ -355,8 +380,13 @@ class Session:
     def bye(self, error: SlipError | None = None) -> None:
         """Say goodbye, with the reason if it is somebody's fault; nothing is read or sent after it."""
         if not self.closed:
-            self._send([Kind.BYE, error.to_wire() if error else {}])
+            self._send([Kind.BYE, _told(error) if error else {}])
             self.closed = True
+
+
+def _told(error: SlipError) -> dict[str, Any]:
+    """An error as its reader will have it: short, and plain whatever a skill put into it."""
+    return from_wire(error.to_wire()).to_wire()
 
 
 def reason(message: list[Any]) -> SlipError | None:

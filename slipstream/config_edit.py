@@ -69,7 +69,9 @@ def changed(text: str, key: str, value: Any) -> str:
 
 def _section(lines: list[str], table: str) -> tuple[int | None, int]:
     """The lines of a table, without its header; None where there is no such table."""
-    headers = [(i, m[1].replace(" ", "")) for i, line in enumerate(lines) if (m := re.match(r"\s*\[([^\[\]]+)\]", line))]
+    headers = [
+        (i, m[1].replace(" ", "")) for i, line in enumerate(lines) if (m := re.match(r"\s*\[([^\[\]]+)\]", line))
+    ]
     first = min([i for i, line in enumerate(lines) if re.match(r"\s*\[", line)], default=len(lines))
     if not table:
         return 0, first

@@ -70,7 +70,7 @@ def connect(state: Path, timeout: float | None = ANSWER_SECONDS) -> socket.socke
         why = f"nobody listens at {path}"
         if not isinstance(error, (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)):
             why += f" ({error.strerror or error})"
-        raise NotRunning("no daemon is running", why, "start it: slip up") from None
+        raise NotRunning("no daemon is running", why, "slip up") from None
     finally:
         if folder is not None:
             os.close(folder)

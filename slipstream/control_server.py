@@ -107,9 +107,6 @@ class ControlServer:
             UsageError: the socket cannot be made.
         """
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.parent.chmod(0o700)
-            path.unlink(missing_ok=True)  # of a daemon that was killed: the state folder's lock says that it is gone
             listener = await SocketListener.from_socket(_listen(path))
         except OSError as error:
             raise UsageError(f"the control socket {path} cannot be made", error.strerror or str(error),
@@ -120,7 +117,8 @@ class ControlServer:
                 yield
             finally:
                 group.cancel_scope.cancel()
-                path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
 
     async def _client(self, stream: SocketStream) -> None:
         self._clients += 1
@@ -188,6 +186,9 @@ class ControlServer:
 
 
 def _listen(path: Path) -> socket.socket:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.chmod(0o700)
+    path.unlink(missing_ok=True)  # of a daemon that was killed: the state folder's lock says that it is gone
     name, folder = short_path(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

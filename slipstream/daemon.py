@@ -178,20 +178,22 @@ class Daemon:
 
     def _ready(self) -> None:
         self._up = True
-        gc.collect()
-        gc.freeze()  # what is here now stays: no later collection walks it again
         for run in self._node.runs.interrupted():
             self._node.events.tell("warning", what=f"run {run.id} was interrupted", why="the daemon stopped under it",
                                    hint=f"slip runs resume {run.id}")  # fmt: skip
         notify("READY=1", f"MAINPID={os.getpid()}")
         self._log.line("ready", pid=os.getpid(), state=str(self._config.state))
+        # what the start left is thrown out once; what is here now stays, and no later collection walks it again
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
     def _settings_of(self, pack: Pack) -> dict[str, Any]:
         folder = self._config.state / "packs" / pack.name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return {"state": str(folder), **self._config.settings.get(pack.name, {})}
 
-    # -- finding others --------------------------------------------------------------------------------------------------
+    # -- finding others ------------------------------------------------------------------------------------------------
 
     def _discover(self, candidates: Candidates) -> Discovery:
         listen = self._config.listen
@@ -238,7 +240,7 @@ class Daemon:
         where = "".join(traceback.format_exception(error)[-3:])
         self._warn(f"a verb failed: {type(error).__name__}", where, "report it, with this line")
 
-    # -- what the system says ----------------------------------------------------------------------------------------------
+    # -- what the system says ------------------------------------------------------------------------------------------
 
     async def _obey(self, signals: AsyncIterator[int], everything: anyio.CancelScope) -> None:
         leaving = False
@@ -328,4 +330,3 @@ def _why(error: BaseException, config: Config) -> SlipError:
         return UsageError(f"port {listen.port} may not be used", "ports below 1024 are root's", "slip up --port 7447",
                           field="listen.port")  # fmt: skip
     return SlipError("the daemon stopped", cause.strerror or str(cause), "slip doctor")
-

@@ -57,4 +57,3 @@ class Log:
             self._missed = 0
         except OSError:  # full, or nobody is left to read it
             self._missed += 1
-

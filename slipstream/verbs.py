@@ -105,7 +105,7 @@ class Verbs:
         self._node.members.forget(device.id)
         return {"forgotten": device.name, "id": device.id}
 
-    # -- skills ----------------------------------------------------------------------------------------------------------
+    # -- skills --------------------------------------------------------------------------------------------------------
 
     async def _skills(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
         specs = await self._node.specs()
@@ -156,7 +156,7 @@ class Verbs:
         took = node.clock() - began
         return {"outcome": outcome, "value": value, "device": node.name_of(device), "seconds": took}
 
-    # -- plans and runs ----------------------------------------------------------------------------------------------------
+    # -- plans and runs ------------------------------------------------------------------------------------------------
 
     async def _plan(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
         plan = plans.load(args.get("plan"), args.get("inputs"))
@@ -225,7 +225,7 @@ class Verbs:
             raise UsageError(f"no run {said}", why, "slip runs list")
         return ids[0]
 
-    # -- events ------------------------------------------------------------------------------------------------------------
+    # -- events --------------------------------------------------------------------------------------------------------
 
     async def _events(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
         """Every event from now on, after those with a `seq` above `since`; ends when the client hangs up."""

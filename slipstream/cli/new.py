@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import keyword
 import re
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from string import Template
 
 from ..core.errors import UsageError
+from .output import show_json
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
 _TAKEN = ("phone", "car", "hub", "llm", "slip")
@@ -22,7 +22,6 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument("what", choices=["skill"], help="what to write")
     parser.add_argument("name", help="the skill's name, such as tea.brew")
     parser.add_argument("--dir", type=Path, metavar="FOLDER", help="the folder to make (default: slipstream-NAME)")
-    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
 
 
 def main(args: Namespace) -> int:
@@ -35,7 +34,7 @@ def main(args: Namespace) -> int:
     folder = args.dir or Path(names["project"])
     files = write(folder, names)
     if args.json:
-        print(json.dumps({"v": 1, "skill": names["skill"], "folder": str(folder.resolve()), "files": files}))
+        show_json({"skill": names["skill"], "folder": str(folder.resolve()), "files": files})
         return 0
     print(f"{folder}: the skill {names['skill']}, its entry point and its test")
     print(f"next:\n  cd {folder}\n  {sys.executable} -m pytest\n  slip dev {names['module']}.py")

@@ -88,7 +88,7 @@ def value(found: Any) -> None:
         found = found["result"]
     if isinstance(found, str):
         for part in found.splitlines() or [""]:
-            line(part)
+            print(clean(part, len(part)))
     elif found is not None:
         print(json.dumps(found, indent=2))
 

@@ -7,12 +7,14 @@ with whoever started them, whatever ends that: a signal, an error, `kill -9`.
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,12 +24,11 @@ from threading import Thread
 from typing import Any, Final
 
 from .. import control
-from ..core.errors import SlipError, TimedOut
+from ..core.errors import NotRunning, SlipError, TimedOut
 from ..core.trust import make_mesh
 from ..places import socket_of
 
 LOOPBACK: Final = "127.0.0.1"
-START_SECONDS: Final = 15.0
 STOP_SECONDS: Final = 3.0
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -52,20 +53,18 @@ class Daemon:
     folder: Path
     process: subprocess.Popen[bytes]
     began: float
-    port: int = 0
-    id: str = ""
     killed: bool = False
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=8))
 
     @property
     def state(self) -> Path:
         """Its state folder."""
         return self.folder / "state"
 
-    def log(self, lines: int = 8) -> str:
+    @property
+    def log(self) -> str:
         """The last lines of its log."""
-        with suppress(OSError):
-            return "\n".join((self.folder / "log").read_text("utf-8", "replace").splitlines()[-lines:])
-        return ""
+        return "\n".join(self.tail)
 
 
 class Devices:
@@ -96,19 +95,18 @@ class Devices:
             str(self.folder / "mesh"), "--name", name, "--kind", kind, "--port", "0", "--host", LOOPBACK,
             "--interface", LOOPBACK, *(word for pack in packs for word in ("--pack", pack)), *flags,
         ]  # fmt: skip
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                command, cwd=folder, env=self._environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=log, start_new_session=True, preexec_fn=None if self._keep else _end_with_parent(),
-            )  # fmt: skip
+        process = subprocess.Popen(
+            command, cwd=folder, env=self._environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, start_new_session=True, preexec_fn=None if self._keep else _end_with_parent(),
+        )  # fmt: skip
         daemon = self.daemons[name] = Daemon(name, kind, folder, process, time.time())
-        Thread(target=self._listen, args=(daemon,), name=f"listen-{name}", daemon=True).start()
+        Thread(target=self._read_log, args=(daemon,), daemon=True).start()
         return daemon
 
     def _environment(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("SLIPSTREAM_") and k != "NOTIFY_SOCKET"}
         nothing = str(self.folder)  # there is no slipstream/config.toml in it
-        return {**kept, "XDG_CONFIG_HOME": nothing, "PYTHONUNBUFFERED": "1"}
+        return {**kept, "XDG_CONFIG_HOME": nothing, "SLIPSTREAM_LOG": "json"}
 
     def wait(self, until: Callable[[Heard], bool], seconds: float, what: str) -> None:
         """Go through what is heard until `until` says that it was enough.
@@ -125,7 +123,7 @@ class Devices:
                 raise TimedOut(f"{what} did not happen within {seconds:g} s", self._logs(), "slip doctor") from None
             if heard.code is not None and not self.daemons[heard.device].killed:
                 raise SlipError(f"the {heard.device} ended with exit code {heard.code}",
-                                self.daemons[heard.device].log())  # fmt: skip
+                                self.daemons[heard.device].log)  # fmt: skip
             if until(heard):
                 return
 
@@ -157,21 +155,24 @@ class Devices:
                     place.parent.rmdir()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _read_log(self, daemon: Daemon) -> None:
+        """Read what a daemon logs, until its process ends; it can be asked once it said that it is ready."""
+        assert daemon.process.stderr is not None
+        for line in daemon.process.stderr:
+            daemon.tail.append(line.decode("utf-8", "replace").rstrip())
+            if line.startswith(b"{") and json.loads(line).get("kind") == "ready":
+                Thread(target=self._listen, args=(daemon,), daemon=True).start()
+        self.heard.put(Heard(daemon.name, time.time(), code=daemon.process.wait()))
+
     def _listen(self, daemon: Daemon) -> None:
-        """Pass on what a device tells, until its process ends."""
-        assert daemon.process.stdout is not None
-        ready = daemon.process.stdout.readline()
-        if ready:
-            with suppress(SlipError):  # the process ended: its exit code says so below
-                with control.talk(daemon.state, "events", {"since": 0}) as lines:
-                    for line in lines:
-                        if (event := line.get("event")) is not None:
-                            self.heard.put(Heard(daemon.name, event["time"], event))
-        code = daemon.process.wait()
-        self.heard.put(Heard(daemon.name, time.time(), code=code))
+        with suppress(NotRunning):  # its process ended: whoever reads its log says so
+            with control.talk(daemon.state, "events", {"since": 0}) as lines:
+                for line in lines:
+                    if (event := line.get("event")) is not None:
+                        self.heard.put(Heard(daemon.name, event["time"], event))
 
     def _logs(self) -> str:
-        return "\n".join(f"{name}: {daemon.log(3)}" for name, daemon in self.daemons.items())
+        return "\n".join(f"{name}: {daemon.log}" for name, daemon in self.daemons.items())
 
 
 def _end_with_parent() -> Callable[[], None]:

@@ -30,7 +30,7 @@ class Bar:
 class Timeline:
     """The bars of a run, in the order in which they began; `names` are devices by id."""
 
-    names: Mapping[str, str]
+    names: dict[str, str] = field(default_factory=dict)
     bars: list[Bar] = field(default_factory=list)
     killed: dict[str, float] = field(default_factory=dict)
     """Devices that are no more, by name, and since when."""
@@ -78,7 +78,7 @@ class Timeline:
             found.append(f"{device}{note} ".ljust(WIDTH, "─"))
             for bar in sorted(mine, key=lambda bar: bar.armed if bar.began is None else bar.began):
                 found += self._lines(bar, scale)
-        return [_ascii(line) for line in found] if plain else found
+        return [ascii_only(line) for line in found] if plain else found
 
     def _lines(self, bar: Bar, scale: float) -> Iterable[str]:
         ended = bar.armed if bar.ended is None else bar.ended
@@ -109,5 +109,6 @@ _ASCII = str.maketrans({"✓": "+", "–": "-", "✗": "x", "⇄": ">", "░": "
                         "…": "_", "●": "*", "·": "."})  # fmt: skip
 
 
-def _ascii(line: str) -> str:
+def ascii_only(line: str) -> str:
+    """A line for a terminal that has no Unicode."""
     return line.translate(_ASCII).encode("ascii", "replace").decode("ascii")

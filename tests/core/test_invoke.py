@@ -283,6 +283,31 @@ async def test_the_journal_says_begun_before_the_effect_begins(house: House, eff
     assert found == ["begun test.act {'n': 3}"]
 
 
+@pytest.mark.parametrize("effect", list(Effect))
+async def test_beginning_and_end_wait_for_the_disk_only_where_it_must_not_happen_twice(
+    house: House, effect: Effect
+) -> None:
+    spec = house.actor(effect, resumable=True).spec
+    asked: list[str] = []
+    house.journal._db.set_trace_callback(asked.append)
+    await house.invoker.invoke(spec, {}, key="k")
+    full, written = False, []
+    for statement in asked:
+        if "synchronous" in statement:
+            full = statement.endswith("full")
+        if statement.split()[0] in ("insert", "update"):
+            written.append((statement.split()[0], full))
+    assert written == [("insert", effect in SINGLE), ("update", effect in SINGLE)]
+
+
+@pytest.mark.parametrize("effect", REPEATABLE)
+async def test_what_was_begun_and_may_be_repeated_now_is(house: House, effect: Effect) -> None:
+    spec = house.actor(effect).spec  # the version before this one may have had another effect
+    house.begun(spec)
+    assert await house.invoker.invoke(spec, {}, key="k") == ("done", {"n": 1})
+    assert house.did == [1]
+
+
 @pytest.mark.parametrize("effect", SINGLE)
 async def test_what_was_begun_and_cannot_be_asked_about_is_unknown_and_never_repeated(
     house: House, effect: Effect
@@ -335,6 +360,20 @@ async def test_an_answer_that_does_not_settle_it_leaves_it_unknown(
     assert anyio.current_time() - start <= RECONCILE_SECONDS + 0.01
     assert house.did == []
     assert house.state() == "begun"
+
+
+async def test_no_answer_is_not_the_result_of_a_skill_that_returns_nothing(house: House) -> None:
+    async def act(ctx: Context) -> None:
+        """Do it."""
+
+    made = house.offer(act)
+
+    @made.reconcile
+    async def ask(ctx: Context, args: dict[str, Any]) -> None:
+        """Forget to answer."""
+
+    house.begun(made.spec)
+    assert isinstance(await failure(house.invoker.invoke(made.spec, {}, key="k")), UnknownOutcome)
 
 
 async def test_a_question_that_goes_wrong_is_told_as_a_warning(house: House) -> None:
@@ -663,6 +702,7 @@ def _raise(error: BaseException) -> Any:
 FAULTS: list[tuple[Callable[[], Any], type[SlipError], Fault, str]] = [
     (lambda: _raise(LookupError("no such room")), SkillFailed, "skill", "test.act raised LookupError: no such room"),
     (lambda: _raise(ExceptionGroup("g", [OSError("x")])), SkillFailed, "skill", "raised ExceptionGroup"),
+    (lambda: _raise(SystemExit(3)), SkillFailed, "skill", "test.act raised SystemExit: 3"),
     (lambda: _raise(TimeoutError()), SkillFailed, "skill", "raised TimeoutError"),
     (lambda: _raise(Blocked()), SkillFailed, "skill", "test.act blocked the event loop"),
     (lambda: "many", SkillFailed, "skill", "returned what its schema does not allow"),

@@ -244,6 +244,7 @@ def test_waiting_for_the_disk_ends_with_what_asked_for_it(path: Path, clock: Clo
 
     journal = Journal(path, clock)
     normal = level(journal)
+    assert journal._db.execute("pragma journal_mode").fetchone()[0] == "wal"  # what makes `normal` safe from kill -9
     with journal.together(durable=True):
         assert level(journal) == 2
     assert level(journal) == normal == 1

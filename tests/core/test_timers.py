@@ -86,6 +86,7 @@ async def test_a_cancelled_timer_does_not_happen_and_cancelling_again_is_harmles
         await anyio.sleep(3)
         other.cancel()
         assert bench.did == [(2, "other")]
+        assert (bench.timers._heap, bench.timers._idle) == ([], 0)
 
 
 async def test_a_callback_may_cancel_itself_and_others() -> None:
@@ -95,6 +96,7 @@ async def test_a_callback_may_cancel_itself_and_others() -> None:
         bench.at(7, "last")
         await anyio.sleep(10)
         assert bench.did == [(4, "self"), (7, "last")]
+        assert (bench.timers._heap, bench.timers._idle) == ([], 0)
 
 
 async def test_a_callback_may_cancel_a_timer_of_the_same_moment() -> None:

@@ -73,3 +73,30 @@ async def test_the_morning_runs_on_all_three_devices() -> None:
 async def test_the_plan_fits_the_schemas_of_the_packs(name: str) -> None:
     async with testing.mesh("phone", "car", "hub") as m:
         await m["phone"].runs.check(plans.load(plan_of(name)))
+
+
+async def test_the_trip_goes_on_without_the_hub_that_was_killed_in_the_middle() -> None:
+    async with testing.mesh("phone", "car", "hub") as m:
+        run = await m["phone"].start(plans.load(plan_of("trip")))
+        at_home = [run.steps[step] for step in ("garage", "close", "heating", "lights")]
+        await m.until(lambda: all(s.final for s in at_home))
+        assert m["phone"].name_of(run.steps["report"].device) == "hub"
+        assert run.steps["report"].state == "armed"
+        await m.crash("hub")
+        await run.ended.wait()
+        assert run.state == "done", run.error
+        assert run.steps["report"].device in ("phone", "car")
+        assert run.steps["report"].epoch == 2
+        assert run.output["stops"], "it arrives with more than it could without charging"
+        assert "told Anna Lena Brandl" in run.output["text"]
+
+
+async def test_the_trip_leaves_the_house_as_the_plan_says() -> None:
+    async with testing.mesh("phone", "car", "hub") as m:
+        run = await m.run(plan_of("trip"))
+        assert run.state == "done", run.error
+        assert run.steps["close"].state == "skipped", "the garage was closed already"
+        cold = run.steps["weather"].value["celsius"] < run.plan.inputs["cold_below"]
+        assert run.steps["cabin"].state == ("done" if cold else "skipped")
+        assert (await m.call("home.heating.get"))["target"] == run.plan.inputs["heat_to"]
+        assert (await m.call("nav.set", {"destination": ""}))["previous"] == "Innsbruck"

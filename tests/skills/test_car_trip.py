@@ -7,9 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipstream.core.errors import UsageError
-from slipstream.skills.packs.car.physics import Car
+from slipstream.skills.packs.car.physics import Car, charge_seconds
 from slipstream.skills.packs.car.roads import PLACES, ROADS, Road, distance, fastest, find, heading, road, seconds_to
-from slipstream.skills.packs.car.trip import Conditions, Trip, energy, least_soc, outside_at, plan
+from slipstream.skills.packs.car.trip import (
+    STOP_SECONDS,
+    WARM_PACK,
+    Conditions,
+    Trip,
+    energy,
+    least_soc,
+    outside_at,
+    plan,
+)
 
 CAR = Car()
 MILD = Conditions()
@@ -99,8 +108,6 @@ def test_charging_where_it_pays_beats_charging_as_soon_as_possible() -> None:
     best = go("Munich", "Bolzano", 0.5)
     way = fastest("Munich", "Bolzano")
     seconds = seconds_to("Bolzano")["Munich"]
-    from slipstream.skills.packs.car.trip import STOP_SECONDS, WARM_PACK, charge_seconds
-
     warming = CAR.pack_heat * (WARM_PACK - MILD.pack) / 3600 / CAR.capacity
     times = []
     for at in way:

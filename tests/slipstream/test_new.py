@@ -7,19 +7,21 @@ import os
 import subprocess
 import sys
 import tomllib
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from slipstream.cli import new
+from slipstream.cli.parsing import Parser
 from slipstream.core.errors import UsageError
 from slipstream.skills import load_file
 
 
 def arguments(*words: str) -> Namespace:
-    parser = ArgumentParser()
+    parser = Parser("slip new", "")
     new.add(parser)
+    parser.add_common()
     return parser.parse_args(words)
 
 

@@ -39,9 +39,9 @@ async def steer(ctx: Context, skill: str, targets: Targets, within: float) -> No
             return
         for signal in left:
             reading = readings[signal]
-            # what sensors need to follow an actuator is less than this wait
             if reading is not None and car.actuators.rests(signal):
-                why = "something holds it" if car.state.values[signal] == reading.value else "somebody else moved it"
+                told = car.actuators.told.get(signal)
+                why = "something holds it" if told == targets[signal] else "somebody else moved it"
                 raise SkillFailed(f"{signal} stands at {reading.value}, not at {targets[signal]}", why, "go and look",
                                   skill=skill)  # fmt: skip
         now = anyio.current_time()
@@ -49,7 +49,6 @@ async def steer(ctx: Context, skill: str, targets: Targets, within: float) -> No
             names = ", ".join(left)
             raise TimedOut(f"{names} did not say in time that it arrived", "it may still arrive, or be silent",
                            "read it again later", skill=skill)  # fmt: skip
-        await ctx.progress(1 - len(left) / len(targets), left[0])
         wake = max((car.actuators.left(signal) for signal in left), default=0.0)
         with anyio.move_on_after(min(max(wake, 0.01) if wake else math.inf, deadline - now)):
             await changed.wait()

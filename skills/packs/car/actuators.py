@@ -20,13 +20,15 @@ class Actuators:
         self._state = state
         self.jams: dict[str, Value] = {}
         """Where an actuator sticks: a window goes no further than that, all others stay as they are. Faults to try."""
+        self.told: dict[str, Value] = {}
+        """What each was told last."""
 
     def command(self, signal: str, target: Value) -> None:
         """Start moving towards the target."""
         here = self.stands(signal)
         end = self._end(signal, here, target)
         self._state.moves[signal] = Move(start=here, end=end, since=self._state.at)
-        self._state.values[signal] = target
+        self._state.values[signal] = self.told[signal] = target
 
     def stands(self, signal: str) -> Value:
         """Where it is."""

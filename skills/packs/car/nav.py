@@ -62,6 +62,7 @@ class Route(BaseModel):
 
 def _from(car: CarSim, origin: str) -> tuple[str, Place, Road | None]:
     """The name of the start, the place where planning begins, and what is left of the road until there."""
+    car.advance()
     if origin.strip():
         place = find(origin, "origin")
         return place.name, place, None

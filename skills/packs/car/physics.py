@@ -20,7 +20,7 @@ Curve = tuple[tuple[float, float], ...]
 # (Fastned's charging curve, InsideEVs 2021), scaled to the published 18 minutes from 10 to 80 %
 CHARGE_CURVE: Curve = (
     (0, 110), (5, 180), (10, 200), (25, 212), (46, 221), (50, 176), (60, 171), (72, 160), (78, 130), (82, 108),
-    (86, 68), (90, 52), (95, 32), (100, 7),
+    (86, 76), (90, 62), (95, 45), (100, 16),
 )  # fmt: skip
 # the share of it that a pack takes at a temperature: slow when cold (about 70 kW at 5 °C), cut when hot
 CHARGE_WARMTH: Curve = (

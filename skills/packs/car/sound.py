@@ -48,6 +48,7 @@ async def car_play(
     car = ctx.backend(CarSim)
     if (earlier := car.done(ctx, "car.media.play", Playing)) is not None:
         return earlier
+    car.advance()
     title = _title(track or car.state.sound.track)
     car.begin(ctx, "car.media.play")
     if track or position_s is not None or car.position() >= car.state.sound.duration:
