@@ -29,10 +29,12 @@ class SlipError(Exception):
         return f"{self.what}: {self.why}" if self.why else self.what
 
     def to_wire(self) -> dict[str, Any]:
-        """The error as a map of plain values."""
+        """The error as a map of plain values, whatever it was raised with."""
         return {
-            "code": self.code, "what": self.what, "why": self.why, "hint": self.hint,
-            "fault": self.fault, "retry": self.retry, "where": self.where,
+            "code": self.code, "what": str(self.what), "why": str(self.why), "hint": str(self.hint),
+            "fault": self.fault, "retry": bool(self.retry),
+            "where": {name: value if type(value) in (str, int, float) else str(value)
+                      for name, value in self.where.items()},
         }  # fmt: skip
 
     @classmethod

@@ -285,8 +285,12 @@ class Executor:
             self._fail(armed, stopped)
         elif known.state == Outcome.DONE:
             armed.state, armed.value = known.state, known.result
-        else:
+        elif known.error is not None:
             self._fail(armed, from_wire(known.error))
+        else:
+            self._fail(
+                armed, UnknownOutcome(f"nobody knows whether {armed.skill} happened", "it was cancelled half-way")
+            )
 
     def _fail(self, armed: Armed, error: SlipError) -> None:
         if not armed.final:

@@ -205,9 +205,7 @@ class Invoker:
                     self._journal.end(key, Outcome.CANCELLED, None, Cancelled(f"{spec.name} was cancelled").to_wire())
                 elif outcome is Outcome.DONE:
                     self._journal.end(key, Outcome.DONE, result)
-                else:
-                    unknown = UnknownOutcome(f"nobody knows whether {spec.name} happened", "it was cancelled half-way")
-                    self._journal.end(key, Outcome.UNKNOWN, None, unknown.to_wire())
+                # otherwise its row stays as it is, begun, and whoever uses the key again asks again
             raise
         return state.value, plain
 

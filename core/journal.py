@@ -250,6 +250,10 @@ class Journal:
         """The last runs of this device, newest first."""
         return list(self._runs("order by began desc limit ?", (limit,)))
 
+    def open_runs(self) -> list[RunRow]:
+        """The runs that did not end."""
+        return list(self._runs("where state in ('running', 'cancelling') order by began desc", ()))
+
     def _runs(self, which: str, values: tuple[Any, ...]) -> Iterator[RunRow]:
         for row in self._db.execute(f"select id, plan, state, began, ended, result, error from runs {which}", values):
             yield RunRow(row[0], _unpack(row[1]), row[2], row[3], row[4], _unpack(row[5]), _unpack(row[6]))

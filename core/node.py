@@ -34,7 +34,7 @@ from .run import Desk
 from .runs import Runs
 from .scheduler import Job, assign
 from .serve import Server
-from .skill import Catalogue, Effect, Pack, nearest, spec_of
+from .skill import Catalogue, Effect, Pack, Submitted, nearest, spec_of
 from .targets import Targets
 from .timers import Timers
 from .workers import Workers
@@ -89,6 +89,7 @@ class Node:
             UsageError: two packs offer the same skill.
         """
         self.clock = clock_of_loop()
+        self.journal.forget_old()
         async with AsyncExitStack() as stack:
             backends = []
             simulated = False
@@ -396,8 +397,10 @@ class Node:
         spec = None if isinstance(skill, str) else spec_of(skill)
         name = skill if isinstance(skill, str) else spec_of(skill).name
         plain = dict(args or {}) if spec is None else spec.dump_args(args or {})
-        _, _, value = await self.invoke(name, plain, on=on, key=key, deadline=deadline, on_progress=on_progress)
-        return value if spec is None else spec.load(value)
+        _, outcome, value = await self.invoke(name, plain, on=on, key=key, deadline=deadline, on_progress=on_progress)
+        if spec is None:
+            return value
+        return Submitted(**value) if outcome == "submitted" else spec.load(value)
 
     async def invoke(
         self, skill: str, args: dict[str, Any], *, on: str | None = None, key: str = "",
@@ -444,7 +447,7 @@ class Node:
         device, _ = self._route(skill, on)
         if device == self.id:
             _, value = await self._here(skill, args, "", deadline or self.clock() + CALL_SECONDS, None)
-            for item in value:
+            for item in value["result"]:
                 yield item
             return
         peer = self.links.up.get(device) or await self.links.to(device)

@@ -91,7 +91,7 @@ class Runs:
 
     def interrupted(self) -> list[RunRow]:
         """Runs that the last life of this device left open."""
-        return [r for r in self._desk.journal.runs() if r.state in ("running", "cancelling") and r.id not in self.by_id]
+        return [r for r in self._desk.journal.open_runs() if r.id not in self.by_id]
 
     def mesh_changed(self, why: str) -> None:
         """A device came, went or changed: every run looks again at what has not begun."""

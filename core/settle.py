@@ -73,10 +73,14 @@ async def _compensate(run: Run) -> None:
     done = [s for s in run.steps.values() if s.state == "done" and s.device]
     for s in sorted(done, key=lambda s: s.ended or 0.0, reverse=True):
         key = f"{run.id}/{s.step.id}/{s.attempt}"
-        try:
-            answer = await run.mesh.request(s.device, "slip.undo", {"key": key}, run.clock() + UNDO_SECONDS)
-            if answer["undone"]:
-                run.tell("step.undone", s)
-        except SlipError as error:
-            run.events.tell("warning", what=f"step {s.step.id} could not be undone", why=str(error),
-                              hint=f"undo it by hand on {run.mesh.name_of(s.device)}")  # fmt: skip
+        keys = [key]
+        if s.step.for_each is not None and s.has_value:
+            keys = [f"{key}/{i}" for i in reversed(range(len(s.value["result"])))]
+        for one in keys:
+            try:
+                deadline = run.clock() + UNDO_SECONDS
+                if (await run.mesh.request(s.device, "slip.undo", {"key": one}, deadline))["undone"]:
+                    run.tell("step.undone", s)
+            except SlipError as error:
+                run.events.tell("warning", what=f"step {s.step.id} could not be undone", why=str(error),
+                                hint=f"undo it by hand on {run.mesh.name_of(s.device)}")  # fmt: skip

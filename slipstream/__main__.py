@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from .cli import run
+from . import cli
 
 
 def main() -> int:
     """Run the verb that the command line names; the exit code."""
-    return run(sys.argv[1:])
+    return cli.main(sys.argv[1:])
 
 
 if __name__ == "__main__":

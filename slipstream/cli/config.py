@@ -99,10 +99,10 @@ def _check(args: argparse.Namespace) -> int:
     if not args.key and not problems:
         settings.load({"state": args.state})
     if args.json:
-        output.show_json({"checked": checked, "problems": [error.to_wire() for error in problems]})
+        output.show_json({"checked": checked, "problems": [problem.to_wire() for problem in problems]})
     else:
-        for error in problems:
-            output.show_error(error)
+        for problem in problems:
+            output.show_error(problem)
         for name in checked:
             output.line(f"{name} ok")
         if not checked and not problems:

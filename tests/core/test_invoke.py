@@ -463,8 +463,8 @@ async def test_an_effect_that_failed_stays_failed(house: House, effect: Effect) 
 
 @pytest.mark.parametrize(
     ("answer", "state"),
-    [(Outcome.DONE, "done"), (Done(n=4), "done"), (Outcome.NOT_DONE, "cancelled"), (Outcome.UNKNOWN, "unknown"),
-     (None, "unknown")],
+    [(Outcome.DONE, "done"), (Done(n=4), "done"), (Outcome.NOT_DONE, "cancelled"), (Outcome.UNKNOWN, "begun"),
+     (None, "begun")],
 )  # fmt: skip
 @pytest.mark.parametrize("effect", SINGLE)
 async def test_a_cancelled_effect_is_asked_about_at_once_and_the_answer_stands(
@@ -498,7 +498,7 @@ async def test_a_cancelled_effect_that_nobody_can_ask_about_is_unknown(house: Ho
     spec = house.actor(seconds=10).spec
     with anyio.move_on_after(2):
         await house.invoker.invoke(spec, {}, key="k")
-    assert house.state() == "unknown"
+    assert house.state() == "begun"
     assert isinstance(await failure(house.invoker.invoke(spec, {}, key="k")), UnknownOutcome)
 
 
@@ -513,7 +513,7 @@ async def test_a_question_that_hangs_holds_up_a_cancellation_for_seconds_only(ho
     with anyio.move_on_after(2):
         await house.invoker.invoke(act.spec, {}, key="k")
     assert anyio.current_time() - start == pytest.approx(2 + RECONCILE_SECONDS)
-    assert house.state() == "unknown"
+    assert house.state() == "begun"
 
 
 async def test_what_was_cancelled_while_it_waited_for_its_lock_never_began(house: House) -> None:
