@@ -164,6 +164,8 @@ class Dispatch(Run):
         now = self.clock()
         jobs, fixed = [], {}
         for s in self.steps.values():
+            if s.state in GOOD and not self.mesh.reachable(s.device):
+                self.hand_out(s)
             deadline = None if self._deadline is None else self._deadline - now
             jobs.append(Job(s.step.id, s.step.skill, s.needs, s.step.on, deadline, frozenset(s.avoid)))
             if s.final and s.device:
@@ -233,7 +235,7 @@ class Dispatch(Run):
 
     def _without_device(self, error: NoDevice, now: float) -> None:
         """Nobody can run some step: at the start that is the end; later, a device may come back."""
-        begun = any(s.epoch for s in self.steps.values())
+        begun = self.resumed or any(s.epoch for s in self.steps.values())
         if self._no_device_since is None:
             self._no_device_since = now
         if not begun or now >= self._no_device_since + AWAY_SECONDS:
@@ -305,6 +307,7 @@ class Dispatch(Run):
         """Tell a device its steps, who reads their results, and the results that it may lack."""
         have: dict[str, Any] = {}
         for s in states:
+            s.told = True  # until something changes, be it before the answer
             for need in s.needs:
                 p = self.steps[need]
                 if p.state in GOOD and (p.has_value or p.state == "skipped"):
@@ -322,17 +325,17 @@ class Dispatch(Run):
             answer = await self.mesh.request(device, "slip.arm", content, self.clock() + ASK_SECONDS)
         except SlipError as error:
             for s in states:
-                s.asking = False
+                s.asking = s.told = False
                 if s.device == device and s.epoch == epochs[s.step.id] and not s.final:
                     self._not_armed(s, error)
             self.poke()
             return
         for s in states:
             s.asking = False
-            if s.device == device and s.epoch == epochs[s.step.id]:
-                s.told = receivers[s.step.id] == self.receivers(s)
-                if s.step.id in answer:
-                    self.report(device, answer[s.step.id])
+            if s.device == device and s.epoch == epochs[s.step.id] and s.step.id in answer:
+                self.report(device, answer[s.step.id])
+                if answer[s.step.id]["state"] in GOOD:
+                    self.hand_out(s)  # it ended in a former life of that device, or of this one
         self.poke()
 
     def _not_armed(self, s: StepState, error: SlipError) -> None:

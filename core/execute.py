@@ -157,6 +157,8 @@ class Executor:
         run = self._runs.get(run_id)
         armed = run.steps.get(step) if run else None
         if run is None or armed is None:
+            if not stop and self._journal.may_have_happened(f"{run_id}/{step}"):
+                raise Refused(f"{step} was begun before this device was restarted", "arm it to hear what became of it")
             return {"state": "absent"}
         if armed.state == "armed" and armed.epoch <= epoch:
             del run.steps[step]
@@ -170,11 +172,14 @@ class Executor:
         return self._report_of(run, armed)
 
     def withhold(self, run_id: str, step: str, to: str) -> bool:
-        """Stop sending a step's result to a device; whether it may already have gone there."""
+        """Stop sending a step's result to a device; whether it may already have gone there.
+
+        A device that was restarted does not know what it sent before.
+        """
         run = self._runs.get(run_id)
         armed = run.steps.get(step) if run else None
         if armed is None:
-            return False
+            return True
         armed.sends.discard(to)
         return to in armed.sent
 

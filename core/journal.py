@@ -185,6 +185,12 @@ class Journal:
         ).fetchone()
         return row and Invocation(key, row[0], _unpack(row[1]), row[2], _unpack(row[3]), _unpack(row[4]))
 
+    def may_have_happened(self, key: str) -> bool:
+        """Whether something under a key that goes on from this one was begun, and is not known to have failed."""
+        sql = """select 1 from invocations where key >= ? and key < ?
+                 and state in ('begun', 'done', 'submitted', 'unknown') limit 1"""
+        return self._db.execute(sql, (f"{key}/", f"{key}0")).fetchone() is not None  # "0" comes after "/"
+
     def begin(self, key: str, skill: str, args: dict[str, Any], *, durable: bool) -> None:
         """An invocation is about to begin; `durable` when it must not happen twice."""
         row = (key, skill, _pack(args), "begun", self._wall())

@@ -269,6 +269,7 @@ class Members:
             raise ProtocolError("a digest cannot be read", f"{type(error).__name__}: {error}"[:200]) from error
         if (link := self._links.get(peer)) is not None:
             link.has, link.synced, link.whole = has, True, True
+            self._graph_changed = self._changed = True
             self._former = max(self._former, has.get(self.me.id, _NEVER))
             self._outlive()
 

@@ -25,7 +25,9 @@ async def cannot_have_begun(run: Run, s: StepState) -> bool:
     """Whether some input that a step of a device that is gone waits for is held back by a device that answers."""
     for need in s.needs:
         producer = run.steps[need]
-        if need in s.handed or producer.device == s.device or not run.mesh.reachable(producer.device):
+        if need in s.handed or producer.epoch > 1:  # moved: its result may have come from where it was before
+            continue
+        if producer.device == s.device or not run.mesh.reachable(producer.device):
             continue
         content = {"run": run.id, "step": need, "to": s.device}
         try:

@@ -106,6 +106,7 @@ class Run:
     def __init__(self, desk: Desk, run_id: str, plan: Plan, effects: Mapping[str, Effect]) -> None:
         self.id, self.plan, self.effects = run_id, plan, effects
         self.state = "running"
+        self.resumed = False
         self.error: SlipError | None = None
         self.output: Any = None
         self.steps = {step.id: StepState(step, step.needs) for step in plan.steps}
@@ -204,6 +205,12 @@ class Run:
         self.release(s)
         self.replan(f"{s.step.id} failed on {self.mesh.name_of(s.device)}: {error.what}")
         return True
+
+    def hand_out(self, s: StepState) -> None:
+        """Let the owner hand a result to the readers that may not have it from where it was made."""
+        for reader in self.readers[s.step.id]:
+            if s.step.id not in self.steps[reader].handed:
+                self.steps[reader].told = False
 
     def release(self, s: StepState) -> None:
         s.state, s.began, s.told, s.away_since = "waiting", None, False, None

@@ -70,8 +70,11 @@ class Runs:
             raise UsageError(f"run {run_id} is over: {row.state}", hint="start the plan again: slip run FILE")
         plan = plans.load(row.plan)
         run = Dispatch(self._desk, run_id, plan, await self.check(plan))
+        run.resumed = True
         for step_id, known in self._desk.journal.steps(run_id).items():
             self._restore(run.steps[step_id], known)
+        for s in run.steps.values():  # the last life may have handed out what it had
+            s.handed = {need for need in s.needs if run.steps[need].state in GOOD}
         self._desk.journal.run_state(run_id, "running")
         self.by_id[run_id] = run
         self._desk.events.tell("run.started", run=run_id, goal=plan.goal, steps=len(plan.steps), resumed=True)
@@ -100,10 +103,12 @@ class Runs:
                 run.replan(why)
 
     def link_up(self, device: str) -> None:
-        """A new link with a device: ask again what became of the steps that are there."""
+        """A new link with a device: ask again what became of the steps that are there, which it may have forgotten."""
         for run in self.by_id.values():
             if not run.ended.is_set():
                 for s in run.steps.values():
-                    if s.device == device and not s.final:
+                    if s.device == device and s.final:
+                        run.hand_out(s)
+                    elif s.device == device:
                         s.told = False
                 run.poke()

@@ -51,7 +51,7 @@ class Server:
             outcome, value = await self._invoker.invoke(
                 spec, args, key=key, caller=peer.id, deadline=None if serving.deadline == inf else serving.deadline,
                 on_progress=partial(peer.progress, stream),
-                on_item=partial(self._send_item, peer, stream) if spec.streaming and peer.reads(stream) else None,
+                on_item=partial(self._send_item, peer, stream) if peer.reads(stream) and not key else None,
             )  # fmt: skip
         except SlipError as error:
             peer.fail(stream, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from . import cli
@@ -9,6 +10,8 @@ from . import cli
 
 def main() -> int:
     """Run the verb that the command line names; the exit code."""
+    # a short-lived process ends before collecting garbage could pay; the daemon turns it on again when it is ready
+    gc.disable()
     return cli.main(sys.argv[1:])
 
 

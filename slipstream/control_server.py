@@ -6,6 +6,7 @@ told how many, and neither the daemon nor another client waits for it.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -16,8 +17,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import anyio
-from anyio.abc import SocketListener, SocketStream
-from anyio.streams.buffered import BufferedByteReceiveStream
 
 from .control import REQUEST_LIMIT, VERSION, encode
 from .core.errors import Refused, SlipError, UsageError
@@ -47,19 +46,18 @@ class Outbox:
         self._lines.append(line)
         self._more.set()
 
-    async def take(self) -> dict[str, Any]:
-        """The next line, waited for; `{"gap": n}` first where n lines were dropped."""
+    async def wait(self) -> None:
+        """Wait until there is something to take."""
         while not self._lines:
             self._more = anyio.Event()
             await self._more.wait()
+
+    def take(self) -> dict[str, Any] | None:
+        """The next line, None if there is none; `{"gap": n}` first where n lines were dropped."""
         if self._missed:
             missed, self._missed = self._missed, 0
             return {"gap": missed}
-        return self._lines.popleft()
-
-    def empty(self) -> bool:
-        """Whether all was taken."""
-        return not self._lines
+        return self._lines.popleft() if self._lines else None
 
 
 Verb = Callable[[dict[str, Any], "Talk"], Awaitable[dict[str, Any]]]
@@ -68,8 +66,8 @@ Verb = Callable[[dict[str, Any], "Talk"], Awaitable[dict[str, Any]]]
 class Talk:
     """One request: `tell` what happens on the way (bounded), `send` what must arrive (waits for the client)."""
 
-    def __init__(self, stream: SocketStream) -> None:
-        self._stream = stream
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
         self._turn = anyio.Lock()
         self._outbox = Outbox()
         self.tell = self._outbox.tell
@@ -77,23 +75,31 @@ class Talk:
     async def send(self, **line: Any) -> None:
         """Send a line now; what was told before goes first."""
         async with self._turn:
-            while not self._outbox.empty():
-                await self._write(await self._outbox.take())
+            await self._drain()
             await self._write(line)
 
     async def keep_sending(self) -> None:
         """Send what is told, until cancelled."""
         while True:
-            line = await self._outbox.take()
+            await self._outbox.wait()
             async with self._turn:
-                await self._write(line)
+                await self._drain()
+
+    async def _drain(self) -> None:
+        while (line := self._outbox.take()) is not None:
+            await self._write(line)
 
     async def _write(self, line: dict[str, Any]) -> None:
-        await self._stream.send(encode({"v": VERSION, **line}))
+        self._writer.write(encode({"v": VERSION, **line}))
+        await self._writer.drain()
 
 
 class ControlServer:
-    """Answers requests by a table of verbs; `on_fault` hears of exceptions that no verb should raise."""
+    """Answers requests by a table of verbs; `on_fault` hears of exceptions that no verb should raise.
+
+    It is asyncio's own streams underneath: anyio's Unix streams, when cancelled as the client hangs up, may set a
+    future twice (4.16).
+    """
 
     def __init__(self, verbs: Mapping[str, Verb], on_fault: Callable[[Exception], None]) -> None:
         self._verbs, self._on_fault = verbs, on_fault
@@ -107,47 +113,52 @@ class ControlServer:
             UsageError: the socket cannot be made.
         """
         try:
-            listener = await SocketListener.from_socket(_listen(path))
+            listening = _listen(path)
         except OSError as error:
             raise UsageError(f"the control socket {path} cannot be made", error.strerror or str(error),
                              "choose another folder: XDG_RUNTIME_DIR or --state") from None  # fmt: skip
-        async with listener, anyio.create_task_group() as group:
-            group.start_soon(listener.serve, self._client)
+        async with anyio.create_task_group() as group:
+            server = await asyncio.start_unix_server(
+                lambda reader, writer: group.start_soon(self._client, reader, writer),
+                sock=listening, limit=REQUEST_LIMIT,
+            )  # fmt: skip
             try:
                 yield
             finally:
+                server.close()
                 group.cancel_scope.cancel()
                 with suppress(FileNotFoundError):
                     os.unlink(path)
 
-    async def _client(self, stream: SocketStream) -> None:
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients += 1
         try:
-            async with stream:
-                if self._clients > CLIENTS:
-                    refused = Refused("too many clients at once", f"{CLIENTS} are served", "close some")
-                    await Talk(stream).send(end=True, error=refused.to_wire())
-                else:
-                    await self._serve(stream)
-        except* (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream):
+            if self._clients > CLIENTS:
+                refused = Refused("too many clients at once", f"{CLIENTS} are served", "close some")
+                await Talk(writer).send(end=True, error=refused.to_wire())
+            else:
+                await self._serve(reader, Talk(writer))
+        except* ConnectionError:
             pass  # a client that hangs up in mid-sentence is its own business
         finally:
             self._clients -= 1
+            writer.close()
 
-    async def _serve(self, stream: SocketStream) -> None:
-        talk = Talk(stream)
+    async def _serve(self, reader: asyncio.StreamReader, talk: Talk) -> None:
         try:
-            verb, args = await self._request(stream)
+            verb, args = await self._request(reader)
         except SlipError as error:
             await talk.send(end=True, error=error.to_wire())
             return
         async with anyio.create_task_group() as group:
-            group.start_soon(self._hung_up, stream, group.cancel_scope)
+            group.start_soon(self._hung_up, reader, group.cancel_scope)
             group.start_soon(talk.keep_sending)
             try:
                 answer = await verb(args, talk)
             except SlipError as error:
                 answer = {"error": error.to_wire()}
+            except ConnectionError:
+                raise
             except Exception as error:  # a fault of ours costs the client its answer, not the device its mesh
                 self._on_fault(error)
                 fault = SlipError(f"the daemon failed: {type(error).__name__}", str(error)[:200], "its log says where")
@@ -155,11 +166,11 @@ class ControlServer:
             await talk.send(end=True, **answer)
             group.cancel_scope.cancel()
 
-    async def _request(self, stream: SocketStream) -> tuple[Verb, dict[str, Any]]:
+    async def _request(self, reader: asyncio.StreamReader) -> tuple[Verb, dict[str, Any]]:
         try:
             with anyio.fail_after(REQUEST_SECONDS):
-                line = await BufferedByteReceiveStream(stream).receive_until(b"\n", REQUEST_LIMIT)
-        except (anyio.DelimiterNotFound, anyio.IncompleteRead):
+                line = await reader.readuntil(b"\n")
+        except (asyncio.LimitOverrunError, asyncio.IncompleteReadError):
             raise UsageError("that is no request", f"no line of at most {REQUEST_LIMIT} bytes came") from None
         except TimeoutError:
             raise UsageError("that is no request", f"no line came in {REQUEST_SECONDS:g} s") from None
@@ -177,11 +188,11 @@ class ControlServer:
             raise UsageError(f"unknown verb {str(request.get('verb'))[:40]!r}", f"there are {', '.join(self._verbs)}")
         return verb, args
 
-    async def _hung_up(self, stream: SocketStream, scope: anyio.CancelScope) -> None:
+    async def _hung_up(self, reader: asyncio.StreamReader, scope: anyio.CancelScope) -> None:
         """Take the request back when the client closes its end; whatever else it sends is dropped."""
-        with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            while True:
-                await stream.receive()
+        with suppress(ConnectionError):
+            while await reader.read(65536):
+                pass
         scope.cancel()
 
 

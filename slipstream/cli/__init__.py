@@ -35,10 +35,6 @@ _COMMON: Final = ("--json", "--no-input", "--state")
 def main(argv: Sequence[str]) -> int:
     """Run what the command line asks for; the exit code (experience.md: 0 done, 1 failed, 2 usage, 3 no daemon,
     4 no device, 5 denied, 6 timed out, 130 interrupted)."""
-    # a short-lived process ends before its garbage would pay for being collected; the daemon turns it on again when it is ready
-    import gc
-
-    gc.disable()
     argv = list(argv)
     try:
         return _run(argv)

@@ -117,7 +117,6 @@ class Tour:
     _killed_at: float = 0.0
     _only_there: set[str] = field(default_factory=set)
     _held: set[str] = field(default_factory=set)
-    _found_first: dict[frozenset[str], bool] = field(default_factory=dict)
 
     def meet(self) -> None:
         """Start the devices and wait until each lists both others as reachable."""
@@ -150,9 +149,6 @@ class Tour:
                                event="linked", who=event["name"], ms=after)  # fmt: skip
         return all(self._lists[kind] == set(KINDS) - {kind} for kind in KINDS)
 
-    def _name(self, event: Mapping[str, Any]) -> str:
-        return self.timeline.names.get(event["device"], event.get("name", event["device"][:7]))
-
     def travel(self) -> None:
         """Run the trip, and pull the plug of a device that still has something to do."""
         plan = json.loads(PLAN.read_text(encoding="utf-8"))
@@ -172,8 +168,8 @@ class Tour:
         kind = event.get("kind", "")
         if kind == "link.down" and self._killed_at and self.noticed_ms is None:
             self.noticed_ms = round(1000 * (at - self._killed_at), 1)
-            self.told.happened(at, "phone", f"lost {event['name']}, noticed {self.noticed_ms:g} ms after the kill", "busy",
-                               event="noticed", who=event["name"], ms=self.noticed_ms)  # fmt: skip
+            text = f"lost the {event['name']}, {self.noticed_ms:g} ms after the kill"
+            self.told.happened(at, "phone", text, "busy", event="noticed", who=event["name"], ms=self.noticed_ms)
         if event.get("run") != run:
             return False
         self.timeline.see(event)
@@ -227,10 +223,10 @@ class Tour:
 
     def claims(self) -> dict[str, bool]:
         """What this tour shows, and whether it is so."""
-        where = self.timeline.where()
+        where, killed = self.timeline.where(), self.devices.daemons[VICTIM]
         return {
             "three devices found each other": all(len(names) == 2 for names in self._lists.values()),
-            "the hub was killed with SIGKILL": self.devices.daemons[VICTIM].process.wait() == -signal.SIGKILL,
+            "the hub was killed with SIGKILL": self._killed_at > 0 and killed.process.wait() == -signal.SIGKILL,
             "the hub held a step then": bool(self._held),
             "every such step was done elsewhere": self._held <= set(self.moved)
             and all(where.get(step) not in (None, VICTIM) for step in self._held),

@@ -28,9 +28,8 @@ class Bar:
 
 @dataclass(slots=True)
 class Timeline:
-    """The bars of a run, in the order in which they began; `names` are devices by id."""
+    """The bars of a run, in the order in which they began."""
 
-    names: dict[str, str] = field(default_factory=dict)
     bars: list[Bar] = field(default_factory=list)
     killed: dict[str, float] = field(default_factory=dict)
     """Devices that are no more, by name, and since when."""
@@ -39,14 +38,14 @@ class Timeline:
     _why: dict[str, str] = field(default_factory=dict)
 
     def see(self, event: Mapping[str, Any]) -> None:
-        """Take in an event of the run, as `Event.to_wire` wrote it."""
+        """Take in an event of the run, as a daemon's `events` tells it (with the device's `name`)."""
         kind, at = event["kind"], event["time"] - self.began
         if kind == "run.started":
             self.began = event["time"]
         elif kind == "run.assigned":
             self._why.update({step: placed["why"] for step, placed in event["assignment"].items()})
         elif kind == "step.armed":
-            device = self.names.get(event["device"], event["device"][:7])
+            device = event["name"]
             before = self._now.get(event["step"])
             if before is not None and before.device == device and before.ended is None:
                 return
@@ -70,7 +69,7 @@ class Timeline:
         end = max((bar.ended or bar.armed for bar in self.bars), default=0.0)
         scale = (_BAR - 1) / max(end, 0.001)
         found: list[str] = []
-        for device in dict.fromkeys([*self.names.values(), *(bar.device for bar in self.bars)]):
+        for device in dict.fromkeys(bar.device for bar in self.bars):
             mine = [bar for bar in self.bars if bar.device == device]
             if not mine:
                 continue

@@ -344,6 +344,12 @@ def judge(
         found.note("failed", run, f"it is {journal['state']}: {journal['error']}; begun were {sorted(begun)}")
 
 
+def refused(journal: Mapping[str, Any]) -> bool:
+    """Whether a run ended before it began, because a device that it needs had just been killed."""
+    begun = {state for state, _, _ in journal["steps"].values()} - {"cancelled"}
+    return journal["state"] == "failed" and journal["error"]["code"] == "no_device" and not begun
+
+
 class Mesh:
     """The three devices, and what was asked of them."""
 
@@ -439,18 +445,14 @@ class Mesh:
             try:
                 # a start that nobody acknowledged either left a run to go on with, or did nothing at all
                 run = run or (await life.future("up"))["open"].get(plan["goal"], "")
-                if not run:
+                shown = await life.ask("show", run) if run else None
+                if shown is None or refused(shown):
                     run = await life.ask("start", plan)
-                elif (await life.ask("show", run))["state"] in ("running", "cancelling"):
+                elif shown["state"] in ("running", "cancelling"):
                     await life.ask("resume", run)
                 else:
                     return run
                 await life.future(f"end of {run}")
-                shown = await life.ask("show", run)
-                states = {state for state, _, _ in shown["steps"].values()}
-                if shown["state"] != "failed" or shown["error"]["code"] != "no_device" or states - {"cancelled"}:
-                    return run
-                run = ""  # a device that it needs was killed at the start: refused, and nothing was begun
             except Gone:
                 continue
 
