@@ -80,6 +80,17 @@ class LinksOwner(PeerOwner, Protocol):
         """Where the members say that a device is."""
 
 
+class _Dial:
+    """A dial under way, and why it came to nothing."""
+
+    __slots__ = ("addresses", "done", "why")
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self.addresses = frozenset(addresses)
+        self.done = anyio.Event()
+        self.why: LinkLost | None = None
+
+
 class Links:
     """All links of one device, by the id of the other end."""
 
@@ -92,7 +103,7 @@ class Links:
         self._me, self._hello, self._transports, self._candidates = me, hello, transports, candidates
         self._timers, self._clock, self._owner, self._group = timers, clock, owner, group
         self._all: set[Peer] = set()
-        self._dialling: dict[str, anyio.Event] = {}
+        self._dialling: dict[str, _Dial] = {}
         self._look = anyio.Event()
         self._gone = anyio.Event()
         self._tell_at, self._untold = -inf, 0
@@ -144,13 +155,15 @@ class Links:
         """
         if (peer := self.up.get(device)) is not None:
             return peer
-        if (dialling := self._dialling.get(device)) is not None:
-            await dialling.wait()
-            if (peer := self.up.get(device)) is not None:
-                return peer
         addresses += self._owner.addresses_of(device)
         if self._candidates is not None:
             addresses += self._candidates.addresses(device)
+        while (dial := self._dialling.get(device)) is not None:
+            await dial.done.wait()
+            if (peer := self.up.get(device)) is not None:
+                return peer
+            if dial.why is not None and dial.addresses.issuperset(addresses):  # all that we know was just tried
+                raise LinkLost(dial.why.what, dial.why.why, dial.why.hint)
         return await self._dial(device, tuple(dict.fromkeys(addresses)))
 
     def dialling(self, device: str) -> bool:
@@ -161,7 +174,7 @@ class Links:
         if (peer := self.up.get(device)) is not None:
             return peer
         why: SlipError = LinkLost(f"{short(device)} cannot be reached", "no address of it is known")
-        done = self._dialling[device] = anyio.Event()
+        dial = self._dialling[device] = _Dial(addresses)
         try:
             for address in addresses:
                 transport = self._transports.get(address.partition("://")[0])
@@ -180,13 +193,14 @@ class Links:
                 if (peer := self.up.get(device)) is not None:
                     return peer
                 why = dialled.why or why
-            raise (
-                why if isinstance(why, LinkLost) else LinkLost(f"{short(device)} refused the link", str(why), why.hint)
-            )
+            if not isinstance(why, LinkLost):
+                why = LinkLost(f"{short(device)} refused the link", str(why), why.hint)
+            dial.why = why
+            raise why
         finally:
-            if self._dialling.get(device) is done:
+            if self._dialling.get(device) is dial:
                 del self._dialling[device]
-            done.set()
+            dial.done.set()
 
     def peer_hello(self, peer: Peer, hello: dict[str, Any]) -> None:
         """A peer said who it is: there is a link with it, unless there is a better one already.

@@ -14,7 +14,7 @@ import msgpack
 from .errors import ProtocolError, UsageError
 
 try:
-    from ..runtime_ext.frames import Splitter, frame, survey
+    from ..runtime_ext.frames import Splitter, fits, frame, survey
 except ImportError as error:  # pragma: no cover
     raise ImportError("the extension runtime_ext.frames is not built; run: pip install -e . (or: make test)") from error
 
@@ -51,7 +51,7 @@ class Kind(IntEnum):
     CHUNK = 13
 
 
-_FIELDS: Final[dict[int, tuple[type | tuple[type, ...], ...]]] = {
+_FIELDS: Final[dict[int, tuple[type, ...]]] = {
     Kind.HELLO: (dict,),
     Kind.BYE: (dict,),  # why, as an error
     Kind.BEAT: (float, float, float),  # my clock, your last clock or -1, seconds that I held it (RFC 3550 6.4.1)
@@ -103,11 +103,10 @@ def unpack(body: bytes) -> list[Any]:
     fields = _FIELDS.get(message[0])
     if fields is None:
         raise ProtocolError(f"a message of unknown kind {message[0]}", "this version does not speak it")
-    if len(message) <= len(fields):  # a newer minor version may add fields at the end; they are not read
-        raise ProtocolError(f"a {Kind(message[0]).name} with {len(message) - 1} fields", f"{len(fields)} are needed")
-    for at, kind in enumerate(fields, 1):
-        if not isinstance(message[at], kind):
-            raise ProtocolError(f"a {Kind(message[0]).name} with a field of type {type(message[at]).__name__}")
+    if not fits(message, fields):  # a newer minor version may add fields at the end; they are not read
+        have = [type(value).__name__ for value in message[1 : len(fields) + 1]]
+        need = [kind.__name__ for kind in fields]
+        raise ProtocolError(f"a {Kind(message[0]).name} of ({', '.join(have)})", f"({', '.join(need)}) are needed")
     return message
 
 

@@ -104,6 +104,17 @@ def survey(bytes body not None, int depth_limit, Py_ssize_t values_limit):
                           depth_limit, values_limit)]
 
 
+def fits(list message not None, tuple kinds not None):
+    """Whether the message's fields, those after its kind, are at least as many as `kinds`, and each of its type."""
+    cdef Py_ssize_t i, n = len(kinds)
+    if len(message) <= n:
+        return False
+    for i in range(n):
+        if not isinstance(message[i + 1], kinds[i]):
+            return False
+    return True
+
+
 @cython.final
 cdef class Splitter:
     """Frames out of a byte stream. `limit` is the largest body that is taken, in bytes; it may be set at any time."""

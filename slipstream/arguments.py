@@ -10,7 +10,7 @@ from .core import schema as js
 from .core.errors import UsageError
 
 
-def read(skill: str, schema: Mapping[str, Any], text: Mapping[str, str]) -> dict[str, Any]:
+def read(skill: str, schema: Mapping[str, Any], text: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that were typed, by the skill's input schema; what must be text stays text, `007` too.
 
     Raises:
@@ -18,6 +18,8 @@ def read(skill: str, schema: Mapping[str, Any], text: Mapping[str, str]) -> dict
     """
     found: dict[str, Any] = {}
     for name, typed in text.items():
+        if not isinstance(typed, str):
+            raise UsageError(f"{skill}: {name} should be text as it was typed", skill=skill, field=name)
         known = schema.get("properties", {})
         if name not in known:
             from .core.skill import nearest

@@ -57,6 +57,7 @@ def connect(state: Path, timeout: float | None = ANSWER_SECONDS) -> socket.socke
 
     Raises:
         NotRunning: there is none.
+        TimedOut: it accepts nobody any more.
     """
     path = socket_of(state)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -65,6 +66,9 @@ def connect(state: Path, timeout: float | None = ANSWER_SECONDS) -> socket.socke
     try:
         name, folder = short_path(path)
         connection.connect(name)
+    except (BlockingIOError, TimeoutError):
+        connection.close()
+        raise TimedOut("the daemon does not answer", f"too many wait at {path}", "slip doctor") from None
     except OSError as error:
         connection.close()
         why = f"nobody listens at {path}"

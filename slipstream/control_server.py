@@ -23,6 +23,8 @@ from .core.errors import Refused, SlipError, UsageError
 from .places import short_path
 
 CLIENTS: Final = 64
+BACKLOG: Final = 1024
+"""Clients that may wait to be accepted, so that a burst of them is answered and not turned away by the kernel."""
 OUTBOX: Final = 1000
 """Lines that wait for a slow client."""
 REQUEST_SECONDS: Final = 10.0
@@ -103,7 +105,7 @@ class ControlServer:
 
     def __init__(self, verbs: Mapping[str, Verb], on_fault: Callable[[Exception], None]) -> None:
         self._verbs, self._on_fault = verbs, on_fault
-        self._clients = 0
+        self._serving = 0
 
     @asynccontextmanager
     async def serve(self, path: Path) -> AsyncIterator[None]:
@@ -120,7 +122,7 @@ class ControlServer:
         async with anyio.create_task_group() as group:
             server = await asyncio.start_unix_server(
                 lambda reader, writer: group.start_soon(self._client, reader, writer),
-                sock=listening, limit=REQUEST_LIMIT,
+                sock=listening, limit=REQUEST_LIMIT, backlog=BACKLOG,
             )  # fmt: skip
             try:
                 yield
@@ -129,27 +131,34 @@ class ControlServer:
                 group.cancel_scope.cancel()
                 with suppress(FileNotFoundError):
                     os.unlink(path)
+        await anyio.lowlevel.cancel_shielded_checkpoint()  # the turn in which asyncio closes what was aborted
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._clients += 1
         try:
-            if self._clients > CLIENTS:
-                refused = Refused("too many clients at once", f"{CLIENTS} are served", "close some")
-                await Talk(writer).send(end=True, error=refused.to_wire())
-            else:
-                await self._serve(reader, Talk(writer))
+            await self._serve(reader, Talk(writer))
         except* ConnectionError:
             pass  # a client that hangs up in mid-sentence is its own business
+        except* BaseException:
+            writer.transport.abort()
+            raise
         finally:
-            self._clients -= 1
             writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, talk: Talk) -> None:
         try:
             verb, args = await self._request(reader)
+            if self._serving >= CLIENTS:
+                raise Refused("too many clients at once", f"{CLIENTS} are served", "close some")
         except SlipError as error:
             await talk.send(end=True, error=error.to_wire())
             return
+        self._serving += 1
+        try:
+            await self._answer(reader, talk, verb, args)
+        finally:
+            self._serving -= 1
+
+    async def _answer(self, reader: asyncio.StreamReader, talk: Talk, verb: Verb, args: dict[str, Any]) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(self._hung_up, reader, group.cancel_scope)
             group.start_soon(talk.keep_sending)
@@ -205,7 +214,6 @@ def _listen(path: Path) -> socket.socket:
     try:
         listening.bind(name)
         path.chmod(0o600)
-        listening.listen(CLIENTS)
     except OSError:
         listening.close()
         raise

@@ -135,14 +135,14 @@ class Verbs:
         return specs[skill]
 
     async def _call(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
-        node, skill, on = self._node, _text(args, "skill"), args.get("on")
-        given, typed = args.get("args") or {}, args.get("text") or {}
+        node, skill, on = self._node, _text(args, "skill"), _optional(args, "on", str)
+        given, typed = _optional(args, "args", dict) or {}, _optional(args, "text", dict) or {}
         # a skill that nobody offers is refused below, where the mesh says who lacks it
         spec = await self._spec(skill) if self._offering(skill) else {}
         if spec:
             given = {**given, **arguments.read(skill, spec["inputSchema"], typed)}
-        seconds = args.get("seconds")
-        deadline = None if seconds is None else node.clock() + float(seconds)
+        seconds = _optional(args, "seconds", int, float)
+        deadline = None if seconds is None else node.clock() + seconds
         if spec.get("streaming"):
             async for item in node.stream(skill, given, on=on, deadline=deadline):
                 await talk.send(item=item)
@@ -159,11 +159,12 @@ class Verbs:
     # -- plans and runs ------------------------------------------------------------------------------------------------
 
     async def _plan(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
-        plan = plans.load(args.get("plan"), args.get("inputs"))
+        plan = plans.load(args.get("plan"), _optional(args, "inputs", dict))
         return {"plan": view.preview(plan, await self._node.runs.preview(plan), self._node.name_of)}
 
     async def _run(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
-        return await self._follow(await self._node.start(plans.load(args.get("plan"), args.get("inputs"))), args, talk)
+        plan = plans.load(args.get("plan"), _optional(args, "inputs", dict))
+        return await self._follow(await self._node.start(plan), args, talk)
 
     async def _resume(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
         return await self._follow(await self._node.resume(self._run_id(args)), args, talk)
@@ -229,10 +230,10 @@ class Verbs:
 
     async def _events(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
         """Every event from now on, after those with a `seq` above `since`; ends when the client hangs up."""
-        node, kinds = self._node, tuple(args.get("kinds") or ())
+        node, kinds = self._node, tuple(map(str, _optional(args, "kinds", list) or ()))
         tell: Callable[[Event], None] = partial(_tell, talk, kinds, node.name_of)
-        since = args.get("since")
-        if isinstance(since, int):
+        since = _optional(args, "since", int)
+        if since is not None:
             for event in list(node.events.recent):
                 if event.seq > since:
                     tell(event)
@@ -255,6 +256,17 @@ def _text(args: dict[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value:
         raise UsageError(f"{name} is missing", f'"args" needs "{name}", a text')
     return value
+
+
+def _optional(args: dict[str, Any], name: str, *kinds: type) -> Any:
+    value = args.get(name)
+    if value is not None and not isinstance(value, kinds):
+        wanted = " or ".join(_WORDS[kind] for kind in kinds)
+        raise UsageError(f"{name} should be {wanted}", f"it is {type(value).__name__}", field=name)
+    return value
+
+
+_WORDS = {str: "text", dict: "an object", list: "a list", int: "a whole number", float: "a number"}
 
 
 def _ms(seconds: float | None) -> float | None:

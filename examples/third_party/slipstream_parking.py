@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
+from slipstream import Context, Cost, Effect, Pack, skill
 from slipstream.core.errors import UsageError
-from slipstream.core.skill import Context, Cost, Effect, Pack, skill
 
 
 class Parked(BaseModel):

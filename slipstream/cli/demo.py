@@ -11,6 +11,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Final
 
 from .. import control
@@ -54,7 +55,8 @@ def main(args: Namespace) -> int:
         raise
     wrong = [claim for claim, true in claims.items() if not true]
     told.drawing(tour.timeline)
-    told.say(f"\n{tour.result['output']['text']}" if not wrong else f"\nThis did not happen: {'; '.join(wrong)}.")
+    said = tour.result["output"]["text"] if not wrong else f"This did not happen: {'; '.join(wrong)}."
+    told.say(f"\n{fill(said, 80)}", "bad" if wrong else "")
     told.summary(
         ok=not wrong, failed="; ".join(wrong) or None, claims=claims, seconds=time.time() - told.began,
         state=tour.result["state"], output=tour.result["output"], where=tour.timeline.where(), moved=tour.moved,
@@ -113,9 +115,14 @@ class Tour:
     """Steps that the victim held and another device ended, and which."""
     pids: dict[str, int] = field(default_factory=dict)
     noticed_ms: float | None = None
-    _lists: dict[str, set[str]] = field(default_factory=lambda: {kind: set() for kind in KINDS})
+    _up: dict[str, float] = field(default_factory=dict)
+    _found: dict[tuple[str, str], float] = field(default_factory=dict)
+    _linked: dict[tuple[str, str], float] = field(default_factory=dict)
+    _shown: set[tuple[str, str]] = field(default_factory=set)
     _killed_at: float = 0.0
     _only_there: set[str] = field(default_factory=set)
+    _long: set[str] = field(default_factory=set)
+    """Steps that are predicted to take so long that their start is worth a line."""
     _held: set[str] = field(default_factory=set)
 
     def meet(self) -> None:
@@ -123,31 +130,46 @@ class Tour:
         for kind in KINDS:
             daemon = self.devices.start(kind, kind, [kind])
             self.pids[kind] = daemon.process.pid
-            self.told.happened(daemon.began, kind, f"starts as process {daemon.process.pid}, simulated",
+            self.told.happened(daemon.began, kind, f"starts: a simulated {kind}, process {daemon.process.pid}",
                                event="started", pid=daemon.process.pid, simulated=True)  # fmt: skip
         self.devices.wait(self._met, FIND_SECONDS, "the devices' finding each other")
+        simulated = True
         for kind in KINDS:
             status = control.ask(self.devices.daemons[kind].state, "status")
             there = {p["name"]: p["state"] for p in status["peers"]}
             if {n for n, state in there.items() if state in ("linked", "via")} != set(KINDS) - {kind}:
                 raise SlipError(f"the {kind} does not reach both others", f"it lists {there}")
-        self.told.happened(time.time(), "all", "each lists both others as reachable", "good", event="met")
+            simulated &= all(p["simulated"] for p in status["peers"])
+        words = "each lists both others as reachable" + (", and as simulated" if simulated else "")
+        self.told.happened(time.time(), "all", words, "good", event="met", simulated=simulated)
 
     def _met(self, heard: Heard) -> bool:
-        event, daemon = heard.event, self.devices.daemons[heard.device]
-        after = round(1000 * (heard.at - daemon.began))
-        if event.get("kind") == "node.started":
-            port = str(event["addresses"][0]).rpartition(":")[2]
-            self.told.happened(heard.at, heard.device, f"is up on port {port}, {after} ms after its start",
-                               event="up", port=int(port), ms=after)  # fmt: skip
-        elif event.get("kind") == "discovery.found":
-            self.told.happened(heard.at, heard.device, f"hears of {self._name(event)} by mDNS after {after} ms",
-                               event="found", who=self._name(event), ms=after)  # fmt: skip
-        elif event.get("kind") == "device.joined":
-            self._lists[heard.device].add(event["name"])
-            self.told.happened(heard.at, heard.device, f"proved and linked {event['name']} after {after} ms",
-                               event="linked", who=event["name"], ms=after)  # fmt: skip
-        return all(self._lists[kind] == set(KINDS) - {kind} for kind in KINDS)
+        event, device = heard.event, heard.device
+        kind, who = event.get("kind"), self.devices.names.get(event.get("device", ""), "")
+        if kind == "node.started":
+            self._up[device] = heard.at
+            ms = round(1000 * (heard.at - self.devices.daemons[device].began))
+            port = int(str(event["addresses"][0]).rpartition(":")[2])
+            self.told.happened(heard.at, device, f"is up, on port {port}", event="up", port=port, ms=ms)
+        elif kind == "discovery.found" and who:  # other meshes may be about on this computer: they stay strangers
+            self._found.setdefault((device, who), heard.at)
+        elif kind == "device.joined":
+            self._linked[device, who] = heard.at
+        for pair in [pair for pair in self._linked if pair not in self._shown and set(pair) <= set(self._up)]:
+            self._show_link(*pair)
+        return len(self._shown) == len(KINDS) * (len(KINDS) - 1)
+
+    def _show_link(self, device: str, who: str) -> None:
+        """Who was found by whom, and how long after both were up."""
+        self._shown.add((device, who))
+        both = max(self._up[device], self._up[who])
+        linked, found = self._linked[device, who], self._found.get((device, who))
+        by_me = found is not None and found <= linked
+        after = round(1000 * (linked - both))
+        how = f"found the {who} by mDNS" if by_me else f"was found by the {who}"
+        text = f"{how}; linked, {after} ms after both were up"
+        found_ms = round(1000 * (found - both)) if found is not None and by_me else None
+        self.told.happened(linked, device, text, event="linked", who=who, found_ms=found_ms, linked_ms=after)
 
     def travel(self) -> None:
         """Run the trip, and pull the plug of a device that still has something to do."""
@@ -176,14 +198,15 @@ class Tour:
         step = event.get("step", "")
         if kind == "run.assigned":
             self._assigned(at, event)
-        elif kind == "step.started":
+        elif kind == "step.started" and step in self._long:
             self.told.happened(at, event["name"], f"▶ {step} ({event['skill']})", event="step.started", step=step)
         elif kind == "step.done":
             took = "" if event["seconds"] is None else f" in {event['seconds'] * 1000:.0f} ms"
-            word = "its condition is false" if event["state"] == "skipped" else event["state"] + took
+            word = "not needed" if event["state"] == "skipped" else event["state"] + took
             good = event["state"] in ("done", "skipped", "submitted")
-            self.told.happened(at, event["name"], f"{'✓' if good else '✗'} {step}: {word}", "" if good else "bad",
-                               event="step.done", step=step, state=event["state"], took=event["seconds"])  # fmt: skip
+            text = f"{'✓' if good else '✗'} {step} ({event['skill']}): {word}"
+            self.told.happened(at, event["name"], text, "" if good else "bad", event="step.done", step=step,
+                               state=event["state"], took=event["seconds"])  # fmt: skip
         if not self._killed_at and (held := self._held_by_victim()):
             self._kill(held)
         return bool(kind == "run.done")
@@ -193,6 +216,8 @@ class Tour:
         for step, placed in event["assignment"].items():
             if placed["device"] == VICTIM and len(placed["refused"]) == len(KINDS) - 1:
                 self._only_there.add(step)
+            if placed["end"] - placed["start"] >= 0.1:
+                self._long.add(step)
             if not self._killed_at:
                 continue
             if step in self._held:
@@ -225,7 +250,7 @@ class Tour:
         """What this tour shows, and whether it is so."""
         where, killed = self.timeline.where(), self.devices.daemons[VICTIM]
         return {
-            "three devices found each other": all(len(names) == 2 for names in self._lists.values()),
+            "three devices found each other": len(self._shown) == len(KINDS) * (len(KINDS) - 1),
             "the hub was killed with SIGKILL": self._killed_at > 0 and killed.process.wait() == -signal.SIGKILL,
             "the hub held a step then": bool(self._held),
             "every such step was done elsewhere": self._held <= set(self.moved)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import keyword
 import re
-import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from string import Template
@@ -37,7 +36,7 @@ def main(args: Namespace) -> int:
         show_json({"skill": names["skill"], "folder": str(folder.resolve()), "files": files})
         return 0
     print(f"{folder}: the skill {names['skill']}, its entry point and its test")
-    print(f"next:\n  cd {folder}\n  {sys.executable} -m pytest\n  slip dev {names['module']}.py")
+    print(f"next:\n  cd {folder}\n  python -m pytest\n  slip dev {names['module']}.py")
     return 0
 
 
@@ -122,7 +121,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from slipstream.core.skill import Context, Cost, Effect, Pack, skill
+from slipstream import Context, Cost, Effect, Pack, skill
 
 
 class Greeting(BaseModel):
@@ -152,9 +151,7 @@ from typing import Any
 import pytest
 from trio.testing import MockClock
 
-from slipstream import testing
-from slipstream.core.errors import UsageError
-from slipstream.core.skill import Context
+from slipstream import Context, SlipError, testing
 from $module import $function, pack
 
 pytestmark = pytest.mark.anyio
@@ -177,7 +174,7 @@ async def test_another_device_calls_it() -> None:
 
 async def test_an_empty_name_is_refused() -> None:
     async with testing.mesh("laptop", "helper", packs={"helper": [pack]}) as m:
-        with pytest.raises(UsageError, match="name"):
+        with pytest.raises(SlipError, match="name"):
             await m.call("$skill", {"name": ""}, of="laptop")
 '''
 
@@ -189,7 +186,7 @@ The skill `$skill` for Slipstream.
     pip install -e '.[test]'     # beside slipstream-mesh
     python -m pytest             # the function, and a call from another device
     slip dev $module.py          # try it on a simulated phone and car, read anew on every save
-    slip call $skill --args '{"name": "Ada"}'
+    slip call $skill name=Ada
 
 The daemon finds it by the entry point in `pyproject.toml`: start it with `slip up --pack $pack`.
 """

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from .. import control
 from ..core.errors import NotRunning, SlipError, TimedOut
-from ..core.trust import make_mesh
+from ..core.trust import Identity, make_mesh
 from ..places import socket_of
 
 LOOPBACK: Final = "127.0.0.1"
@@ -49,10 +49,11 @@ class Daemon:
     """One device."""
 
     name: str
-    kind: str
+    id: str
     folder: Path
     process: subprocess.Popen[bytes]
     began: float
+    port: int = 0
     killed: bool = False
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=8))
 
@@ -74,7 +75,9 @@ class Devices:
         self.folder, self._keep = folder, keep
         self.daemons: dict[str, Daemon] = {}
         self.heard: SimpleQueue[Heard] = SimpleQueue()
-        make_mesh(folder / "mesh")
+        self.names: dict[str, str] = {}
+        """The devices' names by id."""
+        self._mesh = make_mesh(folder / "mesh")
 
     def __enter__(self) -> Devices:
         return self
@@ -89,17 +92,19 @@ class Devices:
         """Start a device; `config` is what its slipstream.toml says. It is up once its `node.started` is heard."""
         folder = self.folder / name
         folder.mkdir(mode=0o700)
+        identity = Identity.create(folder / "state", self._mesh)
+        self.names[identity.id] = name
         (folder / "slipstream.toml").write_text(config, encoding="utf-8")
         command = [
-            sys.executable, "-m", "slipstream", "up", "--state", str(folder / "state"), "--mesh",
-            str(self.folder / "mesh"), "--name", name, "--kind", kind, "--port", "0", "--host", LOOPBACK,
-            "--interface", LOOPBACK, *(word for pack in packs for word in ("--pack", pack)), *flags,
+            sys.executable, "-m", "slipstream", "up", "--state", str(folder / "state"), "--name", name, "--kind", kind,
+            "--port", "0", "--host", LOOPBACK, "--interface", LOOPBACK,
+            *(word for pack in packs for word in ("--pack", pack)), *flags,
         ]  # fmt: skip
         process = subprocess.Popen(
             command, cwd=folder, env=self._environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, start_new_session=True, preexec_fn=None if self._keep else _end_with_parent(),
         )  # fmt: skip
-        daemon = self.daemons[name] = Daemon(name, kind, folder, process, time.time())
+        daemon = self.daemons[name] = Daemon(name, identity.id, folder, process, time.time())
         Thread(target=self._read_log, args=(daemon,), daemon=True).start()
         return daemon
 
@@ -160,8 +165,11 @@ class Devices:
         assert daemon.process.stderr is not None
         for line in daemon.process.stderr:
             daemon.tail.append(line.decode("utf-8", "replace").rstrip())
-            if line.startswith(b"{") and json.loads(line).get("kind") == "ready":
+            told = json.loads(line) if line.startswith(b"{") else {}
+            if told.get("kind") == "ready":
                 Thread(target=self._listen, args=(daemon,), daemon=True).start()
+            elif told.get("kind") == "config.reloaded":  # the one thing that is in the log and no event
+                self.heard.put(Heard(daemon.name, told["time"], told))
         self.heard.put(Heard(daemon.name, time.time(), code=daemon.process.wait()))
 
     def _listen(self, daemon: Daemon) -> None:

@@ -83,7 +83,7 @@ class Timeline:
         ended = bar.armed if bar.ended is None else bar.ended
         if bar.state == "moved":
             start, drawn = bar.armed, "░"
-            took = f"{bar.armed:5.2f} s  waited, was not begun" if bar.began is None else f"{bar.began:5.2f} s  cut off"
+            took = f"{bar.armed:5.2f} s  not begun" if bar.began is None else f"{bar.began:5.2f} s  cut off"
         else:
             start, drawn = ended if bar.began is None else bar.began, "█"
             took = f"{start:5.2f} s  {_seconds(bar)}"
@@ -98,7 +98,7 @@ class Timeline:
 
 def _seconds(bar: Bar) -> str:
     if bar.state == "skipped":
-        return "its condition was false"
+        return "condition false"
     if bar.seconds is None:
         return ""
     return f"{bar.seconds:.2f} s" if bar.seconds >= 0.1 else f"{bar.seconds * 1000:.1f} ms"

@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -257,16 +257,17 @@ class Life:
     async def listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pid: int, mesh: Mesh) -> None:
         self._writer = writer
         self.know("pid", pid)
-        while (line := await reader.readline()).endswith(b"\n"):
-            what = json.loads(line)
-            if "done" in what:
-                mesh.acknowledged.setdefault(what["run"], {})[what["done"]] = (what["state"], what["value"])
-            elif "ended" in what:
-                self.know(f"end of {what['ended']}", True)
-            elif "answer" in what:
-                self.know(self._answers.popleft(), what)
-            else:
-                self.know("up", what)
+        with suppress(ConnectionResetError):  # it was killed before it read what the driver asked
+            while (line := await reader.readline()).endswith(b"\n"):
+                what = json.loads(line)
+                if "done" in what:
+                    mesh.acknowledged.setdefault(what["run"], {})[what["done"]] = (what["state"], what["value"])
+                elif "ended" in what:
+                    self.know(f"end of {what['ended']}", True)
+                elif "answer" in what:
+                    self.know(self._answers.popleft(), what)
+                else:
+                    self.know("up", what)
         self.gone.set()
         for known in self._futures.values():
             if not known.done():

@@ -113,6 +113,12 @@ class Daemon:
         finally:
             os.close(ended)
 
+    def reload(self) -> str:
+        """Have it read its config again; what it says when it has."""
+        self.process.send_signal(signal.SIGHUP)
+        assert self.heard().startswith("RELOADING=1\nMONOTONIC_USEC=")
+        return self.heard()
+
     def logged(self, kind: str) -> list[dict[str, Any]]:
         """What its log has of that kind."""
         return [e for e in map(json.loads, self.log.read_text().splitlines()) if e["kind"] == kind]
@@ -153,13 +159,21 @@ def clean_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 Make = Callable[..., Daemon]
 
 
+@pytest.fixture(scope="session")
+def skills_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The skills above, as a file that `--pack` takes."""
+    path = tmp_path_factory.mktemp("skills") / "skills.py"
+    path.write_text(SKILLS)
+    return path
+
+
 @pytest.fixture
 def make(tmp_path: Path, clean_env: dict[str, str]) -> Iterator[Make]:
     """Make daemons, not started yet, by name; whatever still runs at the end of the test is killed."""
     made: list[Daemon] = []
 
     def one(name: str, *flags: str, **env: str) -> Daemon:
-        made.append(Daemon(tmp_path / name, {**clean_env, **env}, ("--name", name, *flags)))
+        made.append(Daemon(tmp_path / name, {**clean_env, **env}, flags))
         return made[-1]
 
     yield one
@@ -168,11 +182,10 @@ def make(tmp_path: Path, clean_env: dict[str, str]) -> Iterator[Make]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -> Iterator[Daemon]:
+def alone(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str], skills_file: Path) -> Iterator[Daemon]:
     """A daemon that the tests of a module share: a mesh of one, with the skills above."""
-    folder = tmp_path_factory.mktemp("alone")
-    (folder / "skills.py").write_text(SKILLS)
-    daemon = Daemon(folder / "d", clean_env, ("--name", "alone", "--kind", "hub", "--pack", str(folder / "skills.py")))
+    folder = tmp_path_factory.mktemp("alone") / "d"
+    daemon = Daemon(folder, clean_env, ("--name", "alone", "--kind", "hub", "--pack", str(skills_file)))
     try:
         yield daemon.start("--new-mesh")
     finally:

@@ -159,8 +159,10 @@ async def test_the_socket_is_the_owners_alone_and_is_gone_afterwards(tmp_path: P
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         name, folder = places.short_path(path)
         assert folder is not None
-        async with await connected(Path(name)):
+        async with await connected(Path(name)) as client:
             os.close(folder)
+            (line,) = await (await client.ask("nothing")).rest()
+            assert line["error"]["what"] == "unknown verb 'nothing'"
     assert not path.exists()
 
 
@@ -178,7 +180,7 @@ async def test_more_clients_than_are_served_at_once_are_told_so(tmp_path: Path) 
             client = await stack.enter_async_context(await connected(path))
             assert await (await client.ask("wait")).line() == {"v": 1, "begun": True}
         async with await connected(path) as late:
-            (line,) = await late.rest()
+            (line,) = await (await late.ask("wait")).rest()
             assert line["error"]["code"] == "refused"
 
 
@@ -223,7 +225,7 @@ GARBAGE = [
     b'{"v":1,"verb":"call","args":{"skill":"test.echo","seconds":"x"}}\n',
     b'{"v":1,"verb":"call","args":{"skill":"test.echo","on":5}}\n',
     b'{"v":1,"verb":"run","args":{"plan":{"goal":"x","steps":[{"id":"a","skill":"test.echo"}]},"inputs":3}}\n',
-    b'{"v":1,"verb":"events","args":{"kinds":7}}\n', b'{"v":1,"verb":"events","args":{"kinds":[7]}}\n',
+    b'{"v":1,"verb":"events","args":{"kinds":7}}\n', b'{"v":1,"verb":"events","args":{"since":"x"}}\n',
     b"x" * (control.REQUEST_LIMIT + 70_000),
 ]  # fmt: skip
 
