@@ -13,6 +13,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ class Mesh:
                     await node.connect(other, [f"memory://{other}"])
                 except LinkLost:
                     continue  # the test cut them off from each other
-                await self.until(lambda a=node, b=self.nodes[other]: a.reachable(b.id) and b.reachable(a.id))
+                await self.until(partial(_see_each_other, node, self.nodes[other]))
         return node
 
     async def _keep(self, name: str, node: Node, *, task_status: TaskStatus[None]) -> None:
@@ -139,6 +140,10 @@ class Mesh:
         """Let a device leave gracefully."""
         self.nodes[name].stop()
         await self._down[name].wait()
+
+
+def _see_each_other(a: Node, b: Node) -> bool:
+    return a.reachable(b.id) and b.reachable(a.id)
 
 
 def _pack_of(kind: str) -> list[Pack]:

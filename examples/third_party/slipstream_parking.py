@@ -63,7 +63,7 @@ async def remember(ctx: Context, spot: Annotated[str, Field(min_length=1, max_le
     return Remembered(parked=book.parked, previous=previous)
 
 
-@remember.undo  # type: ignore[attr-defined, untyped-decorator]
+@remember.undo
 async def _(ctx: Context, args: Mapping[str, Any], result: Remembered) -> None:
     ctx.backend(Book).write(result.previous)
 

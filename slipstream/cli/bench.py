@@ -1,4 +1,4 @@
-"""`slip bench`: measure this device and its links, beside the floor and the peers. Lives in a checkout, not in a wheel."""
+"""`slip bench`: measure this device and its links, beside the floor and the peers; in a checkout, not in a wheel."""
 
 from __future__ import annotations
 

@@ -47,8 +47,8 @@ class Daemon:
             began, wall = time.perf_counter(), time.time()
             kept = {k: v for k, v in os.environ.items() if not k.startswith("SLIPSTREAM_")}
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "slipstream", "up", "--state", str(self.state), "--mesh", str(self._folder / "mesh"),
-                 "--name", self.name, "--kind", self.kind, "--pack", self.kind, "--port", "0", "--host", "127.0.0.1",
+                [sys.executable, "-m", "slipstream", "up", "--state", str(self.state),
+                 "--mesh", str(self._folder / "mesh"), "--name", self.name, "--kind", self.kind, "--pack", self.kind, "--port", "0", "--host", "127.0.0.1",
                  "--interface", "127.0.0.1"],
                 env={**kept, "NOTIFY_SOCKET": str(where), "XDG_CONFIG_HOME": str(self._folder)}, cwd=self._folder,
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

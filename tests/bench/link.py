@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -203,7 +204,7 @@ async def chain(a: Node, b_id: str) -> list[float]:
     if run.error is not None:
         raise run.error
     at = [run.steps[f"s{i}"].value["at"] for i in range(HOPS)]
-    return [after[0] - before[1] for before, after in zip(at[2:], at[3:], strict=False)]
+    return [after[0] - before[1] for before, after in pairwise(at[2:])]
 
 
 async def measure(folder: Path) -> dict[str, float]:

@@ -71,7 +71,11 @@ def test_a_plan_of_the_wrong_form_is_refused_with_step_and_field(
 
 def test_a_cycle_is_shown_as_the_circle_that_it_is() -> None:
     with pytest.raises(UsageError) as caught:
-        of({**FIND, "id": "a", "after": ["c"]}, {**FIND, "id": "b", "after": ["a"]}, {**FIND, "id": "c", "after": ["b"]})
+        of(
+            {**FIND, "id": "a", "after": ["c"]},
+            {**FIND, "id": "b", "after": ["a"]},
+            {**FIND, "id": "c", "after": ["b"]},
+        )
     assert caught.value.why == "a cycle: a waits for c waits for b waits for a"
 
 

@@ -55,12 +55,12 @@ async def garage_close(ctx: Context) -> Door:
     return await _move(ctx, "garage.close", CLOSED)
 
 
-@garage_open.reconcile  # type: ignore[attr-defined, untyped-decorator]
+@garage_open.reconcile
 async def _(ctx: Context, args: Mapping[str, Any]) -> Outcome:
     return _happened(ctx, "garage.open", OPEN)
 
 
-@garage_close.reconcile  # type: ignore[attr-defined, untyped-decorator]
+@garage_close.reconcile
 async def _(ctx: Context, args: Mapping[str, Any]) -> Outcome:
     return _happened(ctx, "garage.close", CLOSED)
 

@@ -64,7 +64,7 @@ async def lights_set(
     return LightsSet(lights=[light.model_copy() for light in lights], previous=previous)
 
 
-@lights_set.undo  # type: ignore[attr-defined, untyped-decorator]
+@lights_set.undo
 async def _(ctx: Context, args: Mapping[str, Any], result: LightsSet) -> None:
     hub = ctx.backend(HubSim)
     hub.state.lights.update({light.room: light.model_copy() for light in result.previous})
@@ -107,12 +107,12 @@ async def heating_set(ctx: Context, target: Annotated[float, Field(ge=5, le=28, 
     return HeatingSet(target=target, previous=previous)
 
 
-@heating_set.undo  # type: ignore[attr-defined, untyped-decorator]
+@heating_set.undo
 async def _(ctx: Context, args: Mapping[str, Any], result: HeatingSet) -> None:
     await heating_set(ctx, result.previous)
 
 
-@heating_set.reconcile  # type: ignore[attr-defined, untyped-decorator]
+@heating_set.reconcile
 async def _(ctx: Context, args: Mapping[str, Any]) -> Outcome:
     return Outcome.DONE if ctx.backend(HubSim).state.target == args["target"] else Outcome.NOT_DONE
 

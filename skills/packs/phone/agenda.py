@@ -67,14 +67,14 @@ async def calendar_add(
     return phone.once(ctx, "calendar.add", Entry, act)
 
 
-@calendar_add.undo  # type: ignore[attr-defined, untyped-decorator]
+@calendar_add.undo
 async def _(ctx: Context, args: Mapping[str, Any], result: Entry) -> None:
     phone = ctx.backend(PhoneSim)
     phone.state.calendar = [entry for entry in phone.state.calendar if entry.id != result.id]
     phone.save()
 
 
-@calendar_add.reconcile  # type: ignore[attr-defined, untyped-decorator]
+@calendar_add.reconcile
 async def _(ctx: Context, args: Mapping[str, Any]) -> Outcome:
     return ctx.backend(PhoneSim).outcome(ctx, "calendar.add")
 
@@ -106,6 +106,6 @@ async def notify_show(
     return shown
 
 
-@notify_show.reconcile  # type: ignore[attr-defined, untyped-decorator]
+@notify_show.reconcile
 async def _(ctx: Context, args: Mapping[str, Any]) -> Outcome:
     return ctx.backend(PhoneSim).outcome(ctx, "notify.show")

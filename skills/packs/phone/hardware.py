@@ -82,12 +82,12 @@ async def torch_set(ctx: Context, on: Annotated[bool, Field(description="on or o
     return Torch(on=on, previous=previous)
 
 
-@torch_set.undo  # type: ignore[attr-defined, untyped-decorator]
+@torch_set.undo
 async def _(ctx: Context, args: Mapping[str, Any], result: Torch) -> None:
     await torch_set(ctx, result.previous)
 
 
-@torch_set.reconcile  # type: ignore[attr-defined, untyped-decorator]
+@torch_set.reconcile
 async def _(ctx: Context, args: Mapping[str, Any]) -> Outcome:
     return Outcome.DONE if ctx.backend(PhoneSim).state.torch == args["on"] else Outcome.NOT_DONE
 
@@ -124,7 +124,7 @@ async def clipboard_set(ctx: Context, text: Annotated[Personal[str], Field(max_l
     return Copied(characters=len(text), previous=previous)
 
 
-@clipboard_set.undo  # type: ignore[attr-defined, untyped-decorator]
+@clipboard_set.undo
 async def _(ctx: Context, args: Mapping[str, Any], result: Copied) -> None:
     phone = ctx.backend(PhoneSim)
     if phone.state.clipboard == args["text"]:  # what the person copied since is theirs

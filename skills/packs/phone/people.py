@@ -87,7 +87,7 @@ async def message_send(
     return sent
 
 
-@message_send.reconcile  # type: ignore[attr-defined, untyped-decorator]
+@message_send.reconcile
 async def _(ctx: Context, args: Mapping[str, Any]) -> Outcome:
     return ctx.backend(PhoneSim).outcome(ctx, "message.send")
 
@@ -127,7 +127,7 @@ async def call_start(ctx: Context, to: Person) -> Call:
     return call
 
 
-@call_start.reconcile  # type: ignore[attr-defined, untyped-decorator]
+@call_start.reconcile
 async def _(ctx: Context, args: Mapping[str, Any]) -> Outcome:
     return ctx.backend(PhoneSim).outcome(ctx, "call.start")
 
@@ -151,6 +151,6 @@ async def call_end(
     return phone.once(ctx, "call.end", Ended, act)
 
 
-@call_end.reconcile  # type: ignore[attr-defined, untyped-decorator]
+@call_end.reconcile
 async def _(ctx: Context, args: Mapping[str, Any]) -> Outcome:
     return ctx.backend(PhoneSim).outcome(ctx, "call.end")

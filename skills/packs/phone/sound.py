@@ -38,7 +38,7 @@ async def speech_say(ctx: Context, text: Annotated[Personal[str], Field(min_leng
     return phone.finish(ctx, "speech.say", Said(text=text, seconds=seconds))
 
 
-@speech_say.reconcile  # type: ignore[attr-defined, untyped-decorator]
+@speech_say.reconcile
 async def _(ctx: Context, args: Mapping[str, Any]) -> Outcome:
     return ctx.backend(PhoneSim).outcome(ctx, "speech.say")
 
@@ -77,7 +77,7 @@ async def media_play(ctx: Context, track: Annotated[str, Field(max_length=200, d
     return phone.finish(ctx, "media.play", played)
 
 
-@media_play.reconcile  # type: ignore[attr-defined, untyped-decorator]
+@media_play.reconcile
 async def _(ctx: Context, args: Mapping[str, Any]) -> Outcome:
     return ctx.backend(PhoneSim).outcome(ctx, "media.play")
 
