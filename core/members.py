@@ -224,8 +224,8 @@ class Members:
         if before is None and not self._room():
             return
         record = self._records[device_id] = _Record(device, wire, size, self._now)
-        if before is None or before.links.keys() != record.links.keys():
-            self._graph_changed = True
+        if before is None or device_id in self._links or before.links.keys() != record.links.keys():
+            self._graph_changed = True  # a linked device may just now be known as it is
         self._pending[device_id] = None
         self._present, self._changed = None, True
 
@@ -366,7 +366,10 @@ class Members:
         records, me = self._records, self.me.id
         paths = {}
         for peer in sorted(self._links):
-            if (record := records.get(peer)) is not None and me in record.links:
+            record, told = records.get(peer), self._links[peer].has.get(peer)
+            if record is None or told is None or record.version < told:
+                continue  # on this link it did not say yet what it is: what is known may be of a former life
+            if me in record.links:
                 paths[peer] = peer
         queue = list(paths)
         for at in queue:

@@ -133,7 +133,8 @@ class Workshop:
         if own:
             self._said(f"\nThe {self._on} offers {', '.join(own)}. Call it from the {other.name}, in another terminal:")
         else:
-            self._said("\nTry one of theirs, in another terminal (your own: slip dev FILE.py):")
+            other = self._devices.daemons["phone"]
+            self._said("\nCall the car from the phone, in another terminal (skills of your own: slip dev FILE.py):")
         for name in own or ["car.soc"]:
             spec = self._specs[name] if own else {}
             self._said(f"  slip --state {other.state} call {name}{_example(spec)}")
@@ -239,7 +240,11 @@ class Workshop:
 
 
 def _through_bad_network(port: int, latency: float, drop: float) -> int:
-    """A port that leads to `port` over a bad network, for as long as this process lives."""
+    """A port that leads to `port` over a bad network, for as long as this process lives.
+
+    Only the car dials, so every link goes this way; a phone that calls the car while there is no link knows its address
+    from the last one, and dials past it.
+    """
     import anyio
 
     from .impair import Proxy

@@ -178,10 +178,8 @@ async def be_device(folder: Path, name: str) -> None:
     node = Node(identity.id, name, name, transports=[TlsTransport(identity, ["127.0.0.1"], places[name][1])],
                 packs=[(pack, {})], journal=Journal(journal_at, time.time), candidates=candidates)  # fmt: skip
 
-    log = open(folder / "log", "a")  # DEBUG
     def tell(event: Event) -> None:
         fields = event.fields
-        print(round(time.time(), 4), name, os.getpid(), event.kind, fields, file=log, flush=True)  # DEBUG
         if event.kind == "step.done":
             value = node.runs.by_id[fields["run"]].steps[fields["step"]].value
             say(done=fields["step"], run=fields["run"], state=fields["state"], value=value)
@@ -399,7 +397,6 @@ class Mesh:
         pid = await life.future("pid")
         life.killed = True
         os.kill(pid, signal.SIGKILL)
-        open(self.world.folder.parent / "log", "a").write(f"{round(time.time(), 4)} KILL {name} {pid}\n")  # DEBUG
         await life.gone.wait()
         self.found.kills += 1
         self.start(name)
@@ -521,7 +518,7 @@ async def measure(folder: Path, kills: int, seed: int) -> tuple[Outcomes, float]
 def figures(args: Any = None) -> dict[str, float]:
     """All figures of one bench."""
     kills, seed = getattr(args, "kills", None) or KILLS, getattr(args, "seed", None) or 0
-    with __import__("contextlib").nullcontext(tempfile.mkdtemp(prefix="sbench-", dir="/tmp/killdbg")) as folder:  # DEBUG
+    with tempfile.TemporaryDirectory(prefix="slipstream-bench-") as folder:
         found, per_kill = asyncio.run(measure(Path(folder), kills, seed))
     return {"kills": found.kills, "runs_done": found.done, "runs_unknown": found.unknown, "doubled": found.doubled,
             "lost": found.lost, "failed": found.failed, "stuck": found.stuck, "per_kill_s": per_kill}  # fmt: skip

@@ -173,7 +173,10 @@ async def live(nodes: int, seconds: float, seed: int) -> dict[str, float]:
     draw = random.Random(seed)
     names = [f"device-{i:03}" for i in range(nodes)]
     began, agreed = time.perf_counter(), []
-    async with CountingNetwork(seed, Conditions(delay=0.002, jitter=0.004)) as network, anyio.create_task_group() as group:
+    async with (
+        CountingNetwork(seed, Conditions(delay=0.002, jitter=0.004)) as network,
+        anyio.create_task_group() as group,
+    ):
         mesh = Mesh(network, group, draw, names)
         for name in names:
             await mesh.start(name)
@@ -195,7 +198,9 @@ def figures(args: Any = None) -> dict[str, float]:
     """All figures of one bench."""
     nodes, seconds = getattr(args, "nodes", None) or NODES, getattr(args, "seconds", None) or SECONDS
     clock = MockClock(autojump_threshold=0)
-    return anyio.run(live, nodes, seconds, getattr(args, "seed", None) or 0, backend="trio", backend_options={"clock": clock})
+    return anyio.run(
+        live, nodes, seconds, getattr(args, "seed", None) or 0, backend="trio", backend_options={"clock": clock}
+    )
 
 
 def main() -> None:

@@ -78,11 +78,25 @@ def test_a_device_is_here_once_both_ends_announce_a_path_of_links_to_it() -> Non
     a.receive("b", [wire("b", 1, 1, "ac"), wire("c", 1, 1, "b")], 0.0)
     assert here(a) == "a"
     a.link_up("b", 1.0)
+    assert here(a) == "a"  # b did not say yet that it is still what it was
+    a.digest_from("b", {"b": [1, 1], "c": [1, 1]}, 1.0)
     assert here(a) == "abc"
     a.receive("b", [wire("c", 1, 2, "")], 2.0)
     assert here(a) == "ab"
     a.receive("b", [wire("c", 1, 3, "b"), wire("b", 1, 2, "a")], 3.0)
     assert here(a) == "ab"
+
+
+def test_a_device_that_restarted_is_not_here_by_what_it_said_in_its_former_life() -> None:
+    a = linked("a", "b")
+    a.link_down("b", 1.0, "cut")
+    a.events()
+    a.link_up("b", 2.0)
+    a.digest_from("b", {"b": [2, 0]}, 2.0)
+    assert here(a) == "a"
+    a.receive("b", [wire("b", 2, 1, "a")], 2.0)
+    assert here(a) == "ab"
+    assert [kind for kind, _ in a.events()] == ["device.joined"]
 
 
 def test_the_own_end_of_a_link_counts_at_once() -> None:
@@ -574,6 +588,7 @@ def test_absent_devices_are_remembered_with_when_they_were_last_here() -> None:
     a.link_down("c", 9.0, "cut")
     assert [(d.id, seen) for d, seen in a.known()] == [("c", 9.0), ("b", 5.0)]
     a.link_up("c", 12.0)
+    a.digest_from("c", {"c": list(a.get("c").version)}, 12.0)
     assert [(d.id, seen) for d, seen in a.known()] == [("c", None), ("b", 5.0)]
 
 
@@ -586,7 +601,8 @@ def test_a_forgotten_device_is_not_listed_until_it_is_back() -> None:
     for gone in ("b", "nobody", "a", "c"):
         with pytest.raises(UsageError):
             a.forget(gone)
-    a.link_up("b", 6.0)  # nothing of it changed, so no news of it comes
+    a.link_up("b", 6.0)
+    a.digest_from("b", {"b": list(a.digest()["b"])}, 6.0)  # nothing of it changed, so no news of it comes
     assert [d.id for d, _ in a.known()] == ["b", "c"]
     assert a.get("b").id == "b"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +102,11 @@ async def test_the_trip_leaves_the_house_as_the_plan_says() -> None:
         assert run.steps["cabin"].state == ("done" if cold else "skipped")
         assert (await m.call("home.heating.get"))["target"] == run.plan.inputs["heat_to"]
         assert (await m.call("nav.set", {"destination": ""}))["previous"] == "Innsbruck"
+
+
+def test_the_third_party_package_passes_its_own_test() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"], cwd=EXAMPLES / "third_party", text=True,
+        capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr

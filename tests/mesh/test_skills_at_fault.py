@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 class Reading(BaseModel):
     celsius: float
+
+
+over: list[bool] = []
+"""Not empty once a test is over."""
 
 
 class Unprintable(Exception):
@@ -67,9 +72,10 @@ async def hang(ctx: Context) -> Reading:
 @skill("bad.cling", effect=Effect.READ)
 async def cling(ctx: Context) -> Reading:
     """Never end, and not let oneself be cancelled."""
-    while True:
-        with anyio.CancelScope(shield=True):
-            await anyio.sleep(3600)
+    with anyio.CancelScope(shield=True):
+        while not over:  # noqa: ASYNC110
+            await anyio.sleep(60)
+    return Reading(celsius=1)
 
 
 @skill("bad.swallow", effect=Effect.READ)
@@ -146,6 +152,17 @@ async def good(ctx: Context) -> Reading:
 ALL = [raises, raises_at_once, hang, cling, swallow, wrong_type, unsendable, number, huge, stream, relay, chatter, good]
 
 
+@asynccontextmanager
+async def mesh(*names: str) -> AsyncIterator[testing.Mesh]:
+    """A mesh whose first device has no skills; at its end even the skills that cling let go."""
+    over.clear()
+    async with testing.mesh(*names, skills=dict.fromkeys(names[1:], ALL)) as m:
+        try:
+            yield m
+        finally:
+            over.append(True)
+
+
 async def failure(m: testing.Mesh, name: str, args: dict[str, Any] | None = None, **more: Any) -> SlipError:
     """Why a call to the car fails, while it answers another one at the same moment and keeps its link."""
     link = m["phone"].links.up["car"]
@@ -173,7 +190,7 @@ async def failure(m: testing.Mesh, name: str, args: dict[str, Any] | None = None
 @pytest.mark.parametrize("name", ["bad.raise", "bad.raise_at_once"])
 @pytest.mark.parametrize("what", RAISES)
 async def test_a_skill_that_raises_fails_its_call_and_nothing_else(name: str, what: str) -> None:
-    async with testing.mesh("phone", "car", skills={"car": ALL}) as m:
+    async with mesh("phone", "car") as m:
         error = await failure(m, name, {"what": what})
         assert isinstance(error, SkillFailed)
         assert error.fault == "skill"
@@ -181,7 +198,7 @@ async def test_a_skill_that_raises_fails_its_call_and_nothing_else(name: str, wh
 
 
 async def test_what_a_skill_raised_is_named_with_its_place() -> None:
-    async with testing.mesh("phone", "car", skills={"car": ALL}) as m:
+    async with mesh("phone", "car") as m:
         error = await failure(m, "bad.raise", {"what": "value"})
         assert "bad.raise raised ValueError" in error.what
         assert error.why == "the sensor says no"
@@ -191,7 +208,7 @@ async def test_what_a_skill_raised_is_named_with_its_place() -> None:
 
 @pytest.mark.parametrize("name", ["bad.hang", "bad.cling", "bad.swallow"])
 async def test_a_skill_that_hangs_fails_at_its_deadline(name: str) -> None:
-    async with testing.mesh("phone", "car", skills={"car": ALL}) as m:
+    async with mesh("phone", "car") as m:
         began = anyio.current_time()
         error = await failure(m, name, deadline=began + 2)
         assert anyio.current_time() - began < 2.05
@@ -201,7 +218,7 @@ async def test_a_skill_that_hangs_fails_at_its_deadline(name: str) -> None:
 
 
 async def test_skills_that_hang_use_up_nothing_that_others_need() -> None:
-    async with testing.mesh("phone", "car", skills={"car": ALL}) as m:
+    async with mesh("phone", "car") as m:
         for _ in range(3):
             async with anyio.create_task_group() as group:
 
@@ -217,7 +234,7 @@ async def test_skills_that_hang_use_up_nothing_that_others_need() -> None:
 
 @pytest.mark.parametrize("what", ["text", "none", "field", "object"])
 async def test_a_result_that_does_not_fit_its_schema_is_the_fault_of_the_skill(what: str) -> None:
-    async with testing.mesh("phone", "car", skills={"car": ALL}) as m:
+    async with mesh("phone", "car") as m:
         error = await failure(m, "bad.type", {"what": what})
         assert isinstance(error, SkillFailed)
         assert "what its schema does not allow" in error.what
@@ -225,14 +242,14 @@ async def test_a_result_that_does_not_fit_its_schema_is_the_fault_of_the_skill(w
 
 @pytest.mark.parametrize("name", ["bad.unsendable", "bad.number"])
 async def test_a_result_that_no_wire_carries_is_the_fault_of_the_skill(name: str) -> None:
-    async with testing.mesh("phone", "car", skills={"car": ALL}) as m:
+    async with mesh("phone", "car") as m:
         error = await failure(m, name)
         assert isinstance(error, SkillFailed)
         assert error.fault == "skill"
 
 
 async def test_a_result_above_the_limit_is_the_fault_of_the_skill_and_the_limit_is_named() -> None:
-    async with testing.mesh("phone", "car", skills={"car": ALL}) as m:
+    async with mesh("phone", "car") as m:
         error = await failure(m, "bad.huge", {"size": LARGE_LIMIT})
         assert isinstance(error, SkillFailed)
         assert str(LARGE_LIMIT) in error.why
@@ -241,7 +258,7 @@ async def test_a_result_above_the_limit_is_the_fault_of_the_skill_and_the_limit_
 
 
 async def test_arguments_that_do_not_fit_are_the_fault_of_the_caller() -> None:
-    async with testing.mesh("phone", "car", skills={"car": ALL}) as m:
+    async with mesh("phone", "car") as m:
         error = await failure(m, "bad.raise", {"whta": "value"})
         assert isinstance(error, UsageError)
         assert error.fault == "caller"
@@ -250,7 +267,7 @@ async def test_arguments_that_do_not_fit_are_the_fault_of_the_caller() -> None:
 
 @pytest.mark.parametrize(("what", "why"), [("raise", "ValueError"), ("type", "schema"), ("huge", "")])
 async def test_a_stream_that_breaks_off_gives_what_it_had_and_then_the_fault(what: str, why: str) -> None:
-    async with testing.mesh("phone", "car", skills={"car": ALL}) as m:
+    async with mesh("phone", "car") as m:
         got: list[int] = []
 
         async def read() -> None:
@@ -266,7 +283,7 @@ async def test_a_stream_that_breaks_off_gives_what_it_had_and_then_the_fault(wha
 
 
 async def test_of_a_skill_that_calls_another_the_one_that_failed_is_named() -> None:
-    async with testing.mesh("phone", "car", "hub", skills={"car": ALL, "hub": ALL}) as m:
+    async with mesh("phone", "car", "hub") as m:
         error = await failure(m, "bad.relay", {"skill": "bad.raise", "on": "hub"})
         assert isinstance(error, SkillFailed)
         assert error.where["skill"] == "bad.raise"
@@ -274,7 +291,7 @@ async def test_of_a_skill_that_calls_another_the_one_that_failed_is_named() -> N
 
 
 async def test_of_a_skill_that_calls_a_device_that_dies_the_network_is_named() -> None:
-    async with testing.mesh("phone", "car", "hub", skills={"car": ALL, "hub": ALL}) as m:
+    async with mesh("phone", "car", "hub") as m:
         async with anyio.create_task_group() as group:
 
             async def die() -> None:
@@ -289,7 +306,7 @@ async def test_of_a_skill_that_calls_a_device_that_dies_the_network_is_named() -
 
 
 async def test_a_skill_that_chatters_does_not_cost_its_device_the_link() -> None:
-    async with testing.mesh("phone", "car", skills={"car": ALL}) as m:
+    async with mesh("phone", "car") as m:
         assert await m.call("bad.chatter", {"times": 20_000}, on="car") == {"result": 20_000}
         plan = {"goal": "x", "steps": [{"id": "s", "skill": "bad.chatter", "on": "car", "args": {"times": 20_000}}],
                 "output": {"n": {"$ref": "s.result"}}}  # fmt: skip
@@ -300,7 +317,7 @@ async def test_a_skill_that_chatters_does_not_cost_its_device_the_link() -> None
 
 @pytest.mark.parametrize("name", ["bad.raise", "bad.type"])
 async def test_a_step_fails_with_whose_fault_it_is(name: str) -> None:
-    async with testing.mesh("phone", "car", skills={"car": ALL}) as m:
+    async with mesh("phone", "car") as m:
         for what in RAISES if name == "bad.raise" else ["text", "object"]:
             plan = {"goal": "x", "steps": [{"id": "s", "skill": name, "on": "car", "args": {"what": what}}]}
             run = await m.run(plan)
@@ -312,7 +329,7 @@ async def test_a_step_fails_with_whose_fault_it_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["bad.hang", "bad.cling"])
 async def test_a_step_that_hangs_fails_at_its_deadline(name: str) -> None:
-    async with testing.mesh("phone", "car", skills={"car": ALL}) as m:
+    async with mesh("phone", "car") as m:
         began = anyio.current_time()
         run = await m.run({"goal": "x", "steps": [{"id": "s", "skill": name, "on": "car", "deadline_ms": 2000}]})
         assert anyio.current_time() - began < 10

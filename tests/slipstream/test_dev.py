@@ -117,18 +117,19 @@ def test_a_path_keeps_the_order_and_its_latency() -> None:
 
 def test_a_drop_holds_up_what_follows_for_the_retransmission_timeout() -> None:
     way = Way(0.05, 0.5, Random(3))
-    at = [way.arrival(now / 100) for now in range(200)]
-    arrived = [a for a in at if a is not None]
-    assert arrived == sorted(arrived)
-    late = [a - now / 100 for now, a in enumerate(at) if a is not None]
-    assert max(late) >= 0.05 + TIMEOUT
+    late = [at - now for now in range(0, 2000, 20) if (at := way.arrival(now)) is not None]
+    # nothing, once the timeout, or that and its doublings
+    expected = [0.05 + TIMEOUT * (2**times - 1) for times in range(REPETITIONS + 1)]
+    assert all(any(abs(wait - one) < 1e-9 for one in expected) for wait in late)
     assert min(late) == pytest.approx(0.05)
+    assert max(late) > 0.05 + TIMEOUT
+    held = Way(0.0, 0.5, Random(3))
+    arrivals = [at for now in range(100) if (at := held.arrival(now / 1000)) is not None]
+    assert arrivals == sorted(arrivals), "nothing overtakes what is sent again"
 
 
 def test_a_path_that_loses_everything_gives_up() -> None:
-    always = Random(0)
-    assert Way(0.0, 1.1, always).arrival(0.0) is None
-    assert REPETITIONS == 6
+    assert Way(0.0, 1.0, Random(0)).arrival(0.0) is None
 
 
 @pytest.mark.anyio
@@ -141,7 +142,7 @@ async def test_bytes_come_through_the_proxy_whole_and_both_ways(anyio_backend: s
             async for piece in stream:
                 await stream.send(piece)
 
-    async with anyio.create_task_group() as group, await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as group:
         group.start_soon(listener.serve, echo)
         port = await group.start(Proxy(listener.extra(SocketAttribute.local_port), 0.001, 0.02, seed=5).run)
         got = b""
