@@ -185,8 +185,8 @@ class Members:
 
     # -- news ------------------------------------------------------------------------------------------------------
 
-    def receive(self, peer: str, news: list[Any], now: float) -> None:
-        """Announcements, as `peer` sent them.
+    def receive(self, peer: str, news: list[Any], now: float) -> bool:
+        """Announcements, as `peer` sent them; whether any was news, which is to be passed on (`gossip`) or told.
 
         Raises:
             ProtocolError: one of them cannot be read; those before it count.
@@ -206,6 +206,7 @@ class Members:
                     has[device] = version
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UsageError) as error:
             raise ProtocolError("an announcement cannot be read", f"{type(error).__name__}: {error}"[:200]) from error
+        return bool(self._pending) or self._changed or self._graph_changed
 
     def _learn(self, device_id: str, version: Version, wire: dict[str, Any]) -> None:
         _check_version(version)
@@ -224,10 +225,14 @@ class Members:
         if before is None and not self._room():
             return
         record = self._records[device_id] = _Record(device, wire, size, self._now)
-        if before is None or device_id in self._links or before.links.keys() != record.links.keys():
+        if before is None or device_id in self._links or self._joined(device_id, before.links.keys() ^ record.links):
             self._graph_changed = True  # a linked device may just now be known as it is
         self._pending[device_id] = None
         self._present, self._changed = None, True
+
+    def _joined(self, device: str, others: Iterable[str]) -> bool:
+        """Whether one of `others` announces a link with `device`: only then does it matter what `device` announces."""
+        return any((record := self._records.get(other)) is not None and device in record.links for other in others)
 
     def _room(self) -> bool:
         """Whether one more device can be remembered, once an absent one was forgotten for it if need be."""
@@ -510,9 +515,12 @@ class Members:
                 tell(("device.left", {"device": device, "name": name, "why": why}))
         for device, via in paths.items():
             record = self._records[device]
+            was = before.get(device)
+            if was is not None and was[0] == record.version and was[1] == via:
+                self._shown[device] = was
+                continue
             name = record.device.name
             now = self._shown[device] = (record.version, via, name)
-            was = before.get(device)
             if was is not None and was[0][0] != record.version[0]:
                 tell(("device.left", {"device": device, "name": was[2], "why": "restarted"}))
                 was = None

@@ -271,8 +271,8 @@ class Node:
 
     def peer_news(self, peer: Peer, announcements: list[Any]) -> None:
         """A peer passes on announcements."""
-        self.members.receive(peer.id, announcements, self.clock())
-        self._look.set()
+        if self.members.receive(peer.id, announcements, self.clock()):
+            self._look.set()
 
     # -- calls that come in ------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Final
 
+from .device import clean
 from .errors import ProtocolError, SlipError, UsageError, from_wire
 from .wire import CHUNK, FIRST_LIMIT, FRAME_LIMIT, LARGE_LIMIT, VERSION, Kind, Splitter, frame, pack, unpack
 
@@ -385,8 +386,10 @@ class Session:
 
 
 def _told(error: SlipError) -> dict[str, Any]:
-    """An error as its reader will have it: short, and plain whatever a skill put into it."""
-    return from_wire(error.to_wire()).to_wire()
+    """An error as its reader will have it: short, plain and safe to show, whatever a skill put into it."""
+    told = from_wire(error.to_wire()).to_wire()
+    told["where"] = {clean(name): clean(value, 200) for name, value in told["where"].items()}
+    return told | {name: clean(told[name], 2000) for name in ("what", "why", "hint")}
 
 
 def reason(message: list[Any]) -> SlipError | None:

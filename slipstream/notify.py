@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 
 
 def notify(*said: str) -> None:
-    """Send assignments such as `READY=1`; without NOTIFY_SOCKET nobody asked.
-
-    Raises:
-        OSError: the service manager's socket is not there.
-    """
+    """Send assignments such as `READY=1`; without NOTIFY_SOCKET nobody asked, and one that is gone does not listen."""
     if path := os.environ.get("NOTIFY_SOCKET"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        # a manager that went away must not take the daemon with it
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, suppress(OSError):
             manager.connect("\0" + path[1:] if path.startswith("@") else path)
             manager.sendall("\n".join(said).encode())
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import signal
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from ..control import ask, talk
@@ -35,28 +37,33 @@ def main(args: argparse.Namespace) -> int:
 def follow(state: Path, verb: str, request: dict[str, Any], *, as_json: bool) -> int:
     """Follow a run to its end; Ctrl-C asks for its cancellation, a second one leaves it alone. The exit code."""
     run_id = ""
-    asked = False
-    with talk(state, verb, request) as lines:
-        while True:
-            try:
-                line = next(lines)
+
+    def cancel(number: int, frame: FrameType | None) -> None:
+        # in the handler, not by an exception: what was half read of the stream stays whole
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if not run_id:
+            raise KeyboardInterrupt
+        output.note("cancelling; Ctrl-C again leaves it to itself")
+        try:
+            ask(state, "runs.cancel", {"run": run_id})
+        except SlipError as error:  # it ended meanwhile
+            output.note(str(error))
+
+    before = signal.signal(signal.SIGINT, cancel)
+    try:
+        with talk(state, verb, request) as lines:
+            for line in lines:
                 if line.get("end"):
-                    output.progress("")
-                    return report(line["run"], as_json=as_json)
+                    break
                 if "event" in line or "gap" in line:
                     _live(line, as_json)
                 else:
                     run_id = line["run"]
                     output.note(f"run {run_id}: {line['goal']}")
-            except KeyboardInterrupt:
-                if asked or not run_id:
-                    raise
-                asked = True
-                output.note("cancelling; Ctrl-C again leaves it to itself")
-                try:
-                    ask(state, "runs.cancel", {"run": run_id})
-                except SlipError as error:  # it ended meanwhile
-                    output.note(str(error))
+    finally:
+        signal.signal(signal.SIGINT, before)
+        output.progress("")
+    return report(line["run"], as_json=as_json)
 
 
 def _live(line: dict[str, Any], as_json: bool) -> None:

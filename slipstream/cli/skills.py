@@ -13,14 +13,14 @@ from .parsing import need, state_of
 def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
     parser.add_argument("action", nargs="?", default="list", choices=("list", "show", "search"))
-    parser.add_argument("what", nargs="?", help="show: a skill's name; search: words")
+    parser.add_argument("what", nargs="*", help="show: a skill's name; search: words")
 
 
 def main(args: argparse.Namespace) -> int:
     """Ask and show."""
     state = state_of(args)
     if args.action == "show":
-        skill = need(args.what, "skill", "slip skills show NAME (slip skills list)")
+        skill = need(" ".join(args.what), "skill", "slip skills show NAME (slip skills list)")
         answer = ask(state, "skills.show", {"skill": skill})
         if args.json:
             output.show_json(answer)
@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> int:
         return 0
     found = ask(state, "skills")["skills"]
     if args.action == "search":
-        words = need(args.what, "words", "slip skills search WORDS").lower().split()
+        words = need(" ".join(args.what), "words", "slip skills search WORDS").lower().split()
         found = [s for s in found if all(word in _text(s) for word in words)]
     if args.json:
         output.show_json({"skills": found})
@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> int:
         rows = [(s["name"], s["effect"], ", ".join(s["devices"]), _first(s["description"])) for s in found]
         output.table(("skill", "effect", "on", "what it does"), rows)
     elif args.action == "search":
-        output.note(f"no skill fits {args.what!r}; all of them: slip skills list")
+        output.note(f"no skill fits {' '.join(words)!r}; all of them: slip skills list")
     else:
         output.note("no device offers a skill; load a pack: slip up --pack phone")
     return 0

@@ -21,10 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Container, Iterable, Mapping
 from contextlib import asynccontextmanager, closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -259,7 +259,8 @@ class Life:
             while (line := await reader.readline()).endswith(b"\n"):
                 what = json.loads(line)
                 if "done" in what:
-                    mesh.acknowledged.setdefault(what["run"], {})[what["done"]] = (what["state"], what["value"])
+                    if what["state"] == "done":  # the first word counts
+                        mesh.acknowledged.setdefault(what["run"], {}).setdefault(what["done"], what["value"])
                 elif "ended" in what:
                     self.know(f"end of {what['ended']}", True)
                 elif "answer" in what:
@@ -300,17 +301,27 @@ class Outcomes:
     failed: int = 0
     """Runs that ended otherwise than done, without a step of unknown outcome that was under way at a kill."""
     stuck: int = 0
-    notes: list[str] = field(default_factory=list)
+    doubles: set[tuple[str, str]] = field(default_factory=set)
+    """What `doubled` counts, by run and step."""
 
     def note(self, kind: str, run: str, why: str) -> None:
         setattr(self, kind, getattr(self, kind) + 1)
-        self.notes.append(f"{kind}: run {run}: {why}")
-        print(self.notes[-1], file=sys.stderr, flush=True)
+        print(f"{kind}: {run}: {why}", file=sys.stderr, flush=True)
+
+
+def look_for_doubles(found: Outcomes, plan: Mapping[str, Any], world: list[dict[str, Any]]) -> None:
+    """Note the steps that happened more often than they may, each once."""
+    for step in plan["steps"]:
+        lines = [line for line in world if line["step"] == step["id"]]
+        what = (plan["goal"], step["id"])
+        if len(lines) > 1 and SKILLS[step["skill"]].spec.effect is Effect.ONCE and what not in found.doubles:
+            found.doubles.add(what)
+            found.note("doubled", plan["goal"], f"{step['skill']} of {step['id']} happened as {lines}")
 
 
 def judge(
     found: Outcomes, plan: Mapping[str, Any], world: list[dict[str, Any]], journal: Mapping[str, Any],
-    acknowledged: Mapping[str, tuple[str, Any]], begun: set[str],
+    acknowledged: Mapping[str, Any], begun: Container[str],
 ) -> None:  # fmt: skip
     """Compare what the world, the owner's journal and the owner's events say of one run.
 
@@ -318,14 +329,10 @@ def judge(
     """
     run = plan["goal"]
     effects = {step["id"]: SKILLS[step["skill"]].spec for step in plan["steps"]}
-    times = Counter(line["step"] for line in world)
+    look_for_doubles(found, plan, world)
     tokens = {(line["step"], line["token"]) for line in world}
-    for step, count in times.items():
-        if count > 1 and effects[step].effect is Effect.ONCE:
-            lines = [line for line in world if line["step"] == step]
-            found.note("doubled", run, f"{effects[step].name} of {step} happened {count} times: {lines}")
-    for step, (state, value) in acknowledged.items():
-        if state == "done" and journal["steps"].get(step, [None, None])[:2] != ["done", value]:
+    for step, value in acknowledged.items():
+        if journal["steps"].get(step, [None, None])[:2] != ["done", value]:
             found.note("lost", run, f"{step} was done with {value}, and is {journal['steps'].get(step)}")
     for step, (state, value, _) in journal["steps"].items():
         if state == "done" and effects[step].effect is not Effect.READ and (step, value["token"]) not in tokens:
@@ -355,7 +362,8 @@ class Mesh:
     def __init__(self, folder: Path, zygote: subprocess.Popen[str], draw: random.Random) -> None:
         self.world = World(folder / "world")
         self.lives: dict[str, Life] = {}
-        self.acknowledged: dict[str, dict[str, tuple[str, Any]]] = {}
+        self.acknowledged: dict[str, dict[str, Any]] = {}
+        """Results that an owner told the driver, by run and step."""
         self.begun: set[str] = set()
         """Keys of what was half-way when its device was killed."""
         self.found = Outcomes()
@@ -391,15 +399,18 @@ class Mesh:
                 self.begun.update(report["begun"])
                 return life
 
-    async def kill(self, name: str) -> None:
+    async def kill(self, name: str, *, again: bool = True) -> None:
         """End a device in the middle of whatever it does, and start it again on the same state."""
         life = self.lives[name]
-        pid = await life.future("pid")
+        async with asyncio.timeout(BOUND):
+            pid = await life.future("pid")
         life.killed = True
-        os.kill(pid, signal.SIGKILL)
-        await life.gone.wait()
-        self.found.kills += 1
-        self.start(name)
+        if not life.gone.is_set():
+            os.kill(pid, signal.SIGKILL)
+            await life.gone.wait()
+            self.found.kills += 1
+        if again:
+            self.start(name)
 
     async def run(self, kills: int) -> None:
         """Run one plan to its end while devices are killed at random moments of it, and judge it."""
@@ -457,17 +468,12 @@ class Mesh:
     def judge_again(self) -> None:
         """Look at the whole world once more: what came after a run's end counts too."""
         for plan in self._plans:
-            times = Counter(line["step"] for line in self.world.lines(plan["goal"]))
-            for step in plan["steps"]:
-                if times[step["id"]] > 1 and SKILLS[step["skill"]].spec.effect is Effect.ONCE:
-                    self.found.note("doubled", plan["goal"], f"{step['id']} happened {times[step['id']]} times")
+            look_for_doubles(self.found, plan, self.world.lines(plan["goal"]))
 
     async def end(self) -> None:
         """Kill all devices, for good."""
-        for life in self.lives.values():
-            life.killed = True
-            os.kill(await life.future("pid"), signal.SIGKILL)
-            await life.gone.wait()
+        for name in self.lives:
+            await self.kill(name, again=False)
 
 
 def free_ports(count: int) -> list[int]:
@@ -504,15 +510,16 @@ async def measure(folder: Path, kills: int, seed: int) -> tuple[Outcomes, float]
         began = time.monotonic()
         while mesh.found.kills < kills:
             await mesh.run(min(kills - mesh.found.kills, draw.choice((1, 1, 1, 2))))
-        per_kill = (time.monotonic() - began) / max(1, kills)
+        per_kill = (time.monotonic() - began) / max(1, mesh.found.kills)
         mesh.judge_again()
+        found = replace(mesh.found)
     finally:
         await mesh.end()
         server.close()
         assert zygote.stdin is not None
         zygote.stdin.close()
         zygote.wait()
-    return mesh.found, per_kill
+    return found, per_kill
 
 
 def figures(args: Any = None) -> dict[str, float]:

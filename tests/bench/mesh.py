@@ -1,9 +1,9 @@
 """A hundred devices for an hour: links are cut and healed, devices crash and come back, and all agree on who is there.
 
-Real nodes without skills, on the memory transport and on virtual time (trio's MockClock), each with links to about eight
-others. Again and again a fifth of the links is silently cut, at times exactly those around a group; what was cut before
-heals; a device crashes or returns. Ten seconds after the last change of a round, every device must see exactly those
-that a path leads to. `python tests/bench/mesh.py [--nodes N] [--seconds S] [--seed S] [--json]`, or `slip bench mesh`.
+Real nodes without skills, on the memory transport and on virtual time (trio's MockClock), each with links to about
+eight others. Again and again a fifth of the links is silently cut, at times exactly those around a group; what was cut
+before heals; a device crashes or returns. Ten seconds after the last change of a round, every device must see exactly
+those that a path leads to. `python tests/bench/mesh.py [--nodes N] [--seconds S] [--seed S] [--json]`, or `slip bench mesh`.
 """
 
 from __future__ import annotations
