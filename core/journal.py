@@ -33,7 +33,6 @@ create table if not exists steps (
     run text not null, step text not null, state text not null, device text not null, epoch integer not null,
     attempt integer not null, result blob, error blob, began real, ended real,
     primary key (run, step)) without rowid;
-create index if not exists invocations_ended on invocations (ended);
 """
 
 

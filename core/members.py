@@ -99,6 +99,8 @@ class Members:
         self._graph_changed = self._changed = self._full = False
         self._present: list[Device] | None = None
         self._shown: dict[str, tuple[Version, str, str]] = {}  # version, via and name as last told in an event
+        self._compared: dict[str, str] = {}  # the paths at that time
+        self._touched: dict[str, None] = {}  # whose announcement is newer than that
         self._why: dict[str, str] = {}
         self._events: list[tuple[str, dict[str, Any]]] = []
 
@@ -228,6 +230,7 @@ class Members:
         if before is None or device_id in self._links or self._joined(device_id, before.links.keys() ^ record.links):
             self._graph_changed = True  # a linked device may just now be known as it is
         self._pending[device_id] = None
+        self._touched[device_id] = None
         self._present, self._changed = None, True
 
     def _joined(self, device: str, others: Iterable[str]) -> bool:
@@ -501,33 +504,37 @@ class Members:
         return out
 
     def _compare(self, paths: dict[str, str]) -> None:
-        tell = self._events.append
-        before, self._shown = self._shown, {}
-        for device, (_, via, name) in before.items():
-            if device not in paths:
+        tell, shown = self._events.append, self._shown
+        differ: Iterable[str] = [device for device in self._touched if device in paths]
+        if paths is not self._compared:  # somebody came, went, or is reached another way
+            self._compared, differ = paths, paths
+            lost = [device for device in shown if device not in paths]
+            for device in lost:
+                _, via, name = shown[device]
                 record = self._records.get(device)
                 if record is not None and record.device.leaving:
                     why = "left"
                 else:
-                    way = before.get(via)
-                    lost = "out of reach" if way is None else f"out of reach: it was reached through {way[2]}"
-                    why = self._why.get(device, lost)
+                    way = shown.get(via)
+                    unreached = "out of reach" if way is None else f"out of reach: it was reached through {way[2]}"
+                    why = self._why.get(device, unreached)
                 tell(("device.left", {"device": device, "name": name, "why": why}))
-        for device, via in paths.items():
-            record = self._records[device]
-            was = before.get(device)
+            for device in lost:
+                del shown[device]
+        for device in differ:
+            via, record, was = paths[device], self._records[device], shown.get(device)
             if was is not None and was[0] == record.version and was[1] == via:
-                self._shown[device] = was
                 continue
             name = record.device.name
-            now = self._shown[device] = (record.version, via, name)
+            shown[device] = (record.version, via, name)
             if was is not None and was[0][0] != record.version[0]:
                 tell(("device.left", {"device": device, "name": was[2], "why": "restarted"}))
                 was = None
             if was is None:
                 tell(("device.joined", {"device": device, "name": name, "via": None if via == device else via}))
-            elif was != now:
+            else:
                 tell(("device.changed", {"device": device, "name": name}))
+        self._touched.clear()
 
 
 def _differs(told: float | None, now: float | None) -> bool:

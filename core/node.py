@@ -323,7 +323,8 @@ class Node:
             self._targets.note(self.id, target, content)
             return True
         if (peer := self.links.up.get(device)) is not None:
-            peer.note(target, content, now=target == "slip.deliver")
+            # somebody may wait for a result: it does not wait for the end of this turn
+            peer.note(target, content, now=target == "slip.deliver" or content.get("inline") is True)
             return True
         if not self.links.dialling(device) and not self.links.stopping:
             self._workers.do(partial(self._try_link, device))

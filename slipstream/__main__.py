@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import sys
 
 from . import cli
@@ -12,6 +13,8 @@ def main() -> int:
     """Run the verb that the command line names; the exit code."""
     # a short-lived process ends before collecting garbage could pay; the daemon turns it on again when it is ready
     gc.disable()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # what is streamed is there when it happens, in a pipe as well
     return cli.main(sys.argv[1:])
 
 

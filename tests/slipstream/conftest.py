@@ -145,9 +145,10 @@ class Daemon:
 
 @pytest.fixture(scope="session")
 def clean_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a machine that was told nothing; byte code is kept for the session, so that starts are warm."""
+    """The environment of a machine that was told nothing; byte code is kept, so that starts are warm."""
     home = tmp_path_factory.mktemp("home")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLIPSTREAM_", "XDG_", "PYTHON"))}
+    ours = ("SLIPSTREAM_", "XDG_", "PYTHON")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     dropped = ("NO_COLOR", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
     return {
         **{name: value for name, value in kept.items() if name not in dropped}, "HOME": str(home),

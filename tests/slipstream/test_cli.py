@@ -324,7 +324,7 @@ def test_what_went_wrong_is_the_exit_code(at: Any, said: Any, args: list[str], c
 
 
 def test_streams_come_as_they_are_made_and_bytes_survive(at: Any, said: Any) -> None:
-    code, lines = said("call", "test.count", "to=3")
+    _, lines = said("call", "test.count", "to=3")
     assert [line["item"] for line in lines[:-1]] == [0, 1, 2]
     assert lines[-1]["end"] is True
     assert said("call", "test.picture")[1][-1]["value"] == {"result": {"$bytes": "AP8="}}
@@ -596,9 +596,8 @@ def test_a_killed_daemon_starts_again_as_itself_and_tells_what_it_left_open(
 ) -> None:
     daemon = make("a", "--pack", str(skills_file)).start("--new-mesh")
     monkeypatch.setenv("SLIPSTREAM_STATE", str(daemon.state))
-    plan = {"goal": "wait", "steps": [
-        {"id": "first", "skill": "test.echo", "args": {"text": "x"}}, {"id": "then", "skill": "test.wait", "after": ["first"]},
-    ]}  # fmt: skip
+    first = {"id": "first", "skill": "test.echo", "args": {"text": "x"}}
+    plan = {"goal": "wait", "steps": [first, {"id": "then", "skill": "test.wait", "after": ["first"]}]}
     run_id = said("run", write(tmp_path / "p.json", plan), "--detach")[1][0]["run"]["run"]
     with control.talk(daemon.state, "events", {"since": 0, "kinds": ["step.progress"]}) as lines:
         assert any(line["event"]["step"] == "then" for line in lines if "event" in line)

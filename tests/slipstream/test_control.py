@@ -55,7 +55,7 @@ async def test_a_full_outbox_drops_the_oldest_and_says_how_many() -> None:
     assert [box.take() for _ in range(5)] == [{"gap": 5}, {"n": 5}, {"n": 6}, {"n": 7}, None]
 
 
-# -- the server by itself ------------------------------------------------------------------------------------------------
+# -- the server by itself ----------------------------------------------------------------------------------------------
 
 
 class Client:
@@ -188,7 +188,7 @@ def _never(error: Exception) -> None:
     raise AssertionError("no verb was to fail") from error
 
 
-# -- a real daemon -------------------------------------------------------------------------------------------------------
+# -- a real daemon -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
