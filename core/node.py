@@ -41,6 +41,8 @@ from .workers import Workers
 
 CALL_SECONDS = 30.0
 """Deadline of a call that names none."""
+LOOKS = 10.0
+"""How many times a second news of members is acted on in a storm of it; before, as many times at once."""
 
 
 class Node:
@@ -184,8 +186,10 @@ class Node:
     # -- members -----------------------------------------------------------------------------------------------------
 
     async def _watch_members(self) -> None:
+        free, last = LOOKS, self.clock()
         while True:
             now = self.clock()
+            free, last = min(LOOKS, free + (now - last) * LOOKS) - 1, now
             for peer_id in self.members.tick(now):
                 if (peer := self.links.up.get(peer_id)) is not None:
                     peer.abort(LinkLost(f"nothing was heard of {short(peer_id)} any more"))
@@ -198,6 +202,8 @@ class Node:
             at = self.members.next_timer()
             with anyio.move_on_at(float("inf") if at is None else at):
                 await self._look.wait()
+            if free < 0:
+                await anyio.sleep(1 / LOOKS)  # what comes meanwhile is passed on together
 
     def _spread(self) -> None:
         """Send the news that others lack, and tell what changed here."""

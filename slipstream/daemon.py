@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import gc
+import json
 import os
 import signal
 import time
@@ -24,7 +25,7 @@ from . import config as settings
 from . import places
 from .config import Config, Loaded
 from .control_server import ControlServer
-from .core.errors import SlipError, UsageError
+from .core.errors import SlipError, UsageError, from_wire
 from .core.journal import Journal
 from .core.node import Node
 from .core.skill import Pack
@@ -105,10 +106,10 @@ def identity_in(state: Path, *, new_mesh: bool, mesh: Path | None) -> Identity:
     if new_mesh:
         if there:
             raise UsageError(f"{state} belongs to a mesh already", "a device is in one mesh", "leave out --new-mesh")
-        return Identity.create(state, make_mesh(state / places.MESH))
-    if mesh is not None and not there:
+        _apart(lambda: Identity.create(state, make_mesh(state / places.MESH)))
+    elif mesh is not None and not there:
         try:
-            return Identity.create(state, Mesh.load(mesh))
+            _apart(lambda: Identity.create(state, Mesh.load(mesh)))
         except UsageError as error:
             hint = error.hint or f"slip up --new-mesh makes one, in {places.MESH} of its state folder"
             raise UsageError(error.what, error.why, hint) from None
@@ -116,6 +117,35 @@ def identity_in(state: Path, *, new_mesh: bool, mesh: Path | None) -> Identity:
     if mesh is not None and identity.root.read_bytes() != (mesh / ROOT).read_bytes():
         raise UsageError(f"{state} belongs to another mesh", f"not to the one in {mesh}", "choose another --state")
     return identity
+
+
+def _apart(make: Callable[[], object]) -> None:
+    """Do it in a child process: making keys loads 10 MB of `cryptography`, which a daemon needs for nothing else.
+
+    Raises:
+        SlipError: what it raised there.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            make()
+            status = 0
+        except SlipError as error:
+            os.write(writing, json.dumps(error.to_wire()).encode())
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        said = pipe.read()
+    _, ended = os.waitpid(child, 0)
+    if said:
+        raise from_wire(json.loads(said))
+    if ended:
+        raise SlipError("the identity could not be made", f"the process that makes it ended with {ended}")
 
 
 class Daemon:

@@ -73,8 +73,8 @@ def examine(state_flag: str | None) -> Iterator[Finding]:
     try:
         daemon = ask(state, "status")
         up = True
-        peers = len(daemon["peers"])
-        yield Finding("daemon", "ok", f"up as {daemon['device']['name']}, {peers} other devices are here")
+        here = ", ".join(peer["name"] for peer in daemon["peers"]) or "nobody"
+        yield Finding("daemon", "ok", f"up as {daemon['device']['name']}; here with it: {here}")
     except NotRunning as error:
         yield Finding("daemon", "warn", error.why, "slip up")
     except SlipError as error:

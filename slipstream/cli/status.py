@@ -62,4 +62,4 @@ def link(device: dict[str, Any]) -> str:
     """How a device is reached."""
     if device["via"]:
         return f"via {device['via']}"
-    return "-" if device["rtt_ms"] is None else f"{device['rtt_ms']:.3g} ms"
+    return "-" if device["rtt_ms"] is None or device["state"] == "absent" else f"{device['rtt_ms']:.3g} ms"
