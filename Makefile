@@ -43,7 +43,7 @@ $(UV):
 .stamps/dev: $(SOURCES) | $(UV)
 	@echo "setting up: environment and extensions ..."
 	@test -x $(PY) || $(UV) venv --quiet --python $(PYTHON) .venv
-	@VIRTUAL_ENV=.venv $(UV) pip install --quiet -e . --group dev -c constraints.txt -b constraints.txt
+	@VIRTUAL_ENV=.venv $(UV) pip install --quiet --compile-bytecode -e . --group dev -c constraints.txt -b constraints.txt
 	@mkdir -p .stamps && touch $@
 
 .stamps/bench: .stamps/dev

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 KINDS: Final = {
     "node.started": "this device is up: name, addresses",
+    "config.reloaded": "the config and the skill files were read again: changed, later (what needs a restart)",
     "node.stopping": "this device leaves gracefully",
     "device.joined": "a device is in the mesh: device, name, via",
     "device.changed": "a device's announcement changed: device",

@@ -100,7 +100,8 @@ class Links:
     ) -> None:  # fmt: skip
         self.up: dict[str, Peer] = {}
         self.stopping = False
-        self._me, self._hello, self._transports, self._candidates = me, hello, transports, candidates
+        self.hello = hello
+        self._me, self._transports, self._candidates = me, transports, candidates
         self._timers, self._clock, self._owner, self._group = timers, clock, owner, group
         self._all: set[Peer] = set()
         self._dialling: dict[str, _Dial] = {}
@@ -113,7 +114,7 @@ class Links:
         self._meet(link)
 
     def _meet(self, link: Link) -> Peer:
-        peer = Peer(self._owner, self, link, self._hello, self._timers, self._clock)
+        peer = Peer(self._owner, self, link, self.hello, self._timers, self._clock)
         self._all.add(peer)
 
         def too_late() -> None:

@@ -35,6 +35,7 @@ from .runs import Runs
 from .scheduler import Job, assign
 from .serve import Server
 from .skill import Catalogue, Effect, Pack, Submitted, nearest, spec_of
+from .specs import Specs
 from .targets import Targets
 from .timers import Timers
 from .workers import Workers
@@ -52,8 +53,7 @@ class Node:
         self, device_id: str, name: str, kind: str, *, transports: Sequence[Transport],
         packs: Sequence[tuple[Pack, Mapping[str, Any]]] = (), journal: Journal | None = None,
         candidates: Candidates | None = None, resources: Resources = Resources(), guard: Guard | None = None,
-        wall: Callable[[], float] = time.time,
-        new_id: Callable[[], str] = lambda: secrets.token_hex(5),
+        wall: Callable[[], float] = time.time, new_id: Callable[[], str] = lambda: secrets.token_hex(5),
     ) -> None:  # fmt: skip
         self.id, self.name, self.kind = device_id, clean(name), kind
         self.journal = journal or Journal(":memory:", wall)
@@ -76,7 +76,7 @@ class Node:
         self._workers: Workers
         self._server: Server
         self._targets: Targets
-        self._specs: dict[str, dict[str, Any]] = {}
+        self._specs = Specs(self.request, self.events, lambda: self.clock())
         self._routes: dict[tuple[str, str | None], tuple[str, bool]] = {}
         self._look = anyio.Event()
         self._stop = anyio.Event()
@@ -107,7 +107,7 @@ class Node:
             self.invoker.backends, self.invoker.guard = tuple(backends), self._guard
             self.executor = Executor(self, self.invoker, self.journal, self.timers, self._workers, self.clock)
             self.executor.slots = self._resources.slots
-            self.executor.on_saw = self._saw
+            self.executor.on_saw = lambda skill, took, size: self.costs.saw(skill, self.id, took, size, self.wall())
             self._server = Server(self.invoker, self._workers, self.timers, self.clock)
             self.links = Links(
                 self.id, {"name": self.name, "kind": self.kind}, self._transports, self.candidates, self.timers,
@@ -151,34 +151,38 @@ class Node:
         self._spread()
         await self.links.leave()
 
-    def addresses_are(self, addresses: Iterable[str]) -> None:
-        """The addresses to announce changed."""
-        self.members.change(self.clock(), addresses=tuple(addresses))
-        self._look.set()
-
-    def offer(self, pack: Pack) -> None:
-        """Offer a pack's skills from now on, in place of those of the same name (a skill file that was edited)."""
-        for fn in pack.skills:
+    def offer(self, pack: Pack, instead: Pack | None = None) -> None:
+        """Offer a pack's skills from now on, and no longer those of the pack that it replaces (an edited file)."""
+        for fn in (*pack.skills, *(instead.skills if instead else ())):
             self.catalogue.specs.pop(spec_of(fn).name, None)
         self.catalogue.add(pack)
-        self._routes.clear()
-        self.members.change(self.clock(), offers=self._offers())
-        self._look.set()
+        self._change(offers=self._offers())
+
+    def rename(self, name: str) -> None:
+        """Be called otherwise from now on."""
+        self.name = clean(name)
+        self.links.hello["name"] = self.name
+        self._change(name=self.name)
+
+    def addresses_are(self, addresses: Iterable[str]) -> None:
+        """The addresses to announce changed."""
+        self._change(addresses=tuple(addresses))
 
     def resources_are(self, resources: Resources) -> None:
         """What this device has to give changed."""
-        self.members.change(self.clock(), resources=resources)
+        self._change(resources=resources)
+
+    def _change(self, **fields: Any) -> None:
+        self._routes.clear()
+        self.members.change(self.clock(), **fields)
         self._look.set()
 
     def _offers(self) -> tuple[Offer, ...]:
         offers = []
         for spec in self.catalogue.specs.values():
-            self._specs[spec.digest] = spec.to_wire()
+            self._specs.keep(spec.digest, spec.to_wire())
             offers.append(Offer(spec.name, spec.digest, spec.effect.value, spec.lock, spec.cost.latency_ms / 1000))
         return tuple(offers)
-
-    def _saw(self, skill: str, seconds: float, size: int) -> None:
-        self.costs.saw(skill, self.id, seconds, size, self.wall())
 
     def _keep_costs(self) -> None:
         self.journal.remember("costs", self.costs.to_wire())
@@ -374,18 +378,7 @@ class Node:
 
     async def specs(self) -> Mapping[str, Mapping[str, Any]]:
         """The specs of all skills in the mesh, by name; those of this device win."""
-        found: dict[str, Mapping[str, Any]] = {}
-        for device in self.members.present():
-            missing = [o.digest for o in device.offers if o.digest not in self._specs]
-            if missing:
-                answer = await self.request(device.id, "slip.specs", {"digests": missing}, self.clock() + 3)
-                for digest, spec in answer.items():
-                    if digest in missing and isinstance(spec, dict) and isinstance(spec.get("inputSchema"), dict):
-                        self._specs[digest] = spec
-            for offer in device.offers:
-                if offer.digest in self._specs:
-                    found.setdefault(offer.name, self._specs[offer.digest])
-        return found
+        return await self._specs.of_mesh(self.members.present())
 
     # -- what people and programs do ---------------------------------------------------------------------------------
 

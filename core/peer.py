@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from math import inf, isfinite
 from typing import Any, Final, Protocol
 
@@ -274,7 +274,7 @@ class Peer:
     async def stream(
         self, target: str, args: dict[str, Any], *, deadline: float | None = None,
         on_progress: Callable[[float, str], None] | None = None,
-    ) -> AsyncIterator[Any]:  # fmt: skip
+    ) -> AsyncGenerator[Any, None]:  # fmt: skip
         """Call a streaming skill there and go through its items; the sender waits when we are slow.
 
         Raises:

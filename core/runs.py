@@ -13,6 +13,8 @@ from .run import GOOD, Desk, StepState
 from .scheduler import Assignment, Job, assign
 from .skill import Effect
 
+ENDED_KEPT = 50
+
 
 class Runs:
     """All runs that this device owns."""
@@ -51,7 +53,7 @@ class Runs:
         effects = await self.check(plan)
         run = Dispatch(self._desk, self._new_id(), plan, effects)
         self._desk.journal.run_began(run.id, plan.to_wire())
-        self.by_id[run.id] = run
+        self._add(run)
         self._desk.events.tell("run.started", run=run.id, goal=plan.goal, steps=len(plan.steps))
         return run
 
@@ -76,7 +78,7 @@ class Runs:
         for s in run.steps.values():  # the last life may have handed out what it had
             s.handed = {need for need in s.needs if run.steps[need].state in GOOD}
         self._desk.journal.run_state(run_id, "running")
-        self.by_id[run_id] = run
+        self._add(run)
         self._desk.events.tell("run.started", run=run_id, goal=plan.goal, steps=len(plan.steps), resumed=True)
         return run
 
@@ -91,6 +93,12 @@ class Runs:
             s.state = "armed"  # its device is asked; it may have begun, be done, or never have heard of it
         else:
             s.attempt += 1
+
+    def _add(self, run: Dispatch) -> None:
+        """Keep it at hand; of those that ended, the last ones (the journal has them all)."""
+        self.by_id[run.id] = run
+        for old in [r for r in self.by_id.values() if r.ended.is_set()][:-ENDED_KEPT]:
+            del self.by_id[old.id]
 
     def interrupted(self) -> list[RunRow]:
         """Runs that the last life of this device left open."""

@@ -53,7 +53,7 @@ async def _stop_steps(run: Run) -> None:
 
 
 async def _end_everywhere(run: Run) -> None:
-    """Every device that knows of the run forgets it; one that does not answer forgets by itrun."""
+    """Every device that knows of the run forgets it; one that does not answer forgets by itself."""
     devices = {s.device for s in run.steps.values() if s.device and run.mesh.reachable(s.device)}
 
     async def end(device: str) -> None:

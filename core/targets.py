@@ -15,6 +15,7 @@ from .invoke import Invoker
 from .members import Members
 from .run import GOOD, check_report
 from .runs import Runs
+from .specs import Specs
 
 _UNREADABLE = (KeyError, TypeError, ValueError, AttributeError)
 
@@ -24,7 +25,7 @@ class Targets:
 
     def __init__(
         self, me: str, executor: Executor, invoker: Invoker, runs: Runs, members: Members,
-        specs: Mapping[str, Mapping[str, Any]], clock: Callable[[], float],
+        specs: Specs, clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self._me, self._executor, self._invoker = me, executor, invoker
         self._runs, self._members, self._specs, self._clock = runs, members, specs, clock
@@ -47,7 +48,7 @@ class Targets:
             if target == "slip.end":
                 return self._executor.end(device, content["run"])
             if target == "slip.specs":
-                return {d: self._specs[d] for d in content["digests"] if d in self._specs}
+                return self._specs.of(content["digests"])
         except _UNREADABLE as error:
             raise ProtocolError(f"{target} cannot be read", f"{type(error).__name__}: {error}") from error
         raise UsageError(f"unknown target {target}", "this version does not speak it")

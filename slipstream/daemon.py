@@ -297,16 +297,14 @@ class Daemon:
             self._warn(f"the config was not reloaded: {error.what}", error.why, error.hint)
         else:
             if "name" in changed:
-                self._node.name = fresh.config.name
-                self._node.members.change(self._node.clock(), name=fresh.config.name)
-                self._node.addresses_are(self._node.members.me.addresses)
+                self._node.rename(fresh.config.name)
             if "peers" in changed:
                 for device in {**self._config.peers, **fresh.config.peers}:
                     self._discovery.suggest(Found(device, fresh.config.peers.get(device, ()), "static"))
             later = sorted(changed - set(RELOADED))
             if set(fresh.config.packs) != set(self._packs) and "packs" in changed:
                 later.append("packs")
-            self._log.line("config.reloaded", changed=sorted(changed - set(later)))
+            self._node.events.tell("config.reloaded", changed=sorted(changed - set(later)), later=later)
             if later:
                 self._warn("some settings wait for a restart", ", ".join(later), "slip down, then slip up")
             self._loaded, self._config = fresh, fresh.config
@@ -316,8 +314,9 @@ class Daemon:
         """Read the skill files again that were loaded before; a pack that comes or goes needs a restart."""
         for name in fresh.packs:
             if name.endswith(".py") and name in self._packs:
+                before = self._packs[name]
                 (self._packs[name],) = load_packs([name])
-                self._node.offer(self._packs[name])
+                self._node.offer(self._packs[name], before)
 
     async def _watchdog(self) -> None:
         if (seconds := watchdog_seconds()) is not None:

@@ -165,11 +165,8 @@ class Devices:
         assert daemon.process.stderr is not None
         for line in daemon.process.stderr:
             daemon.tail.append(line.decode("utf-8", "replace").rstrip())
-            told = json.loads(line) if line.startswith(b"{") else {}
-            if told.get("kind") == "ready":
+            if line.startswith(b"{") and json.loads(line).get("kind") == "ready":
                 Thread(target=self._listen, args=(daemon,), daemon=True).start()
-            elif told.get("kind") == "config.reloaded":  # the one thing that is in the log and no event
-                self.heard.put(Heard(daemon.name, told["time"], told))
         self.heard.put(Heard(daemon.name, time.time(), code=daemon.process.wait()))
 
     def _listen(self, daemon: Daemon) -> None:

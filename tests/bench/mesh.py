@@ -3,7 +3,8 @@
 Real nodes without skills, on the memory transport and on virtual time (trio's MockClock), each with links to about
 eight others. Again and again a fifth of the links is silently cut, at times exactly those around a group; what was cut
 before heals; a device crashes or returns. Ten seconds after the last change of a round, every device must see exactly
-those that a path leads to. `python tests/bench/mesh.py [--nodes N] [--seconds S] [--seed S] [--json]`, or `slip bench mesh`.
+those that a path leads to.
+`python tests/bench/mesh.py [--nodes N] [--seconds S] [--seed S] [--json]`, or `slip bench mesh`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ from statistics import median
 from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup
+from anyio.abc import TaskGroup, TaskStatus
 from trio.testing import MockClock
 
 from slipstream.core.events import Event
@@ -31,8 +33,10 @@ NAME = "mesh"
 NODES, SECONDS, LINKS = 100, 3600.0, 8
 CUT = 0.2
 """The share of links that is cut at any time."""
-BURST, QUIET = 4.0, 10.0
-"""Seconds in which the changes of a round happen, and after which all must agree."""
+BURST, QUIET, REST = 4.0, 10.0, 200.0
+"""Seconds in which the changes of a round happen, after which all must agree, and at most until the next round."""
+TICK = 0.005
+"""What arrives within so many seconds arrives together; a hundred devices would wake one another all the time."""
 
 
 class CountingNetwork(Network):
@@ -93,7 +97,7 @@ class Mesh:
         self._down[name] = anyio.Event()
         await self.group.start(self._keep, name, node)
 
-    async def _keep(self, name: str, node: Node, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    async def _keep(self, name: str, node: Node, *, task_status: TaskStatus[None]) -> None:
         with anyio.CancelScope() as self._scopes[name]:
             await node.run(task_status=task_status)
         self._down[name].set()
@@ -102,17 +106,19 @@ class Mesh:
         """End a device without a goodbye."""
         self.network.kill(name)
         self._scopes.pop(name).cancel()
-        del self.nodes[name]
+        del self.nodes[name], self.seen[name]
         await self._down[name].wait()
 
     async def change(self) -> None:
-        """Cut other links than before, heal those, and crash or return a device or two, all within BURST seconds."""
+        """Cut other links than before, heal those, and crash a device or two, return some, all within BURST seconds."""
         cut = self._around_a_group() if self.draw.random() < 0.25 else set(self.draw.sample(self.edges, self._many))
         acts: list[tuple[float, str, tuple[str, ...]]] = []
         acts += [(self.draw.uniform(0, BURST), "cut", edge) for edge in sorted(cut - self.cut)]
         acts += [(self.draw.uniform(0, BURST), "heal", edge) for edge in sorted(self.cut - cut)]
-        for name in self.draw.sample(self.names, self.draw.choice((0, 1, 2))):
-            acts.append((self.draw.uniform(0, BURST), "start" if name not in self.nodes else "crash", (name,)))
+        down = [name for name in self.names if name not in self.nodes and self.draw.random() < 0.5]
+        acts += [(self.draw.uniform(0, BURST), "start", (name,)) for name in down]
+        dying = self.draw.sample(sorted(self.nodes), self.draw.choice((0, 1, 2)))
+        acts += [(self.draw.uniform(0, BURST), "crash", (name,)) for name in dying]
         began = anyio.current_time()
         for at, act, what in sorted(acts):
             await anyio.sleep_until(began + at)
@@ -164,19 +170,13 @@ class Mesh:
                 if {device.id for device in self.nodes[name].members.present()} != part]  # fmt: skip
 
 
-async def live(nodes: int, seconds: float, seed: int) -> dict[str, float]:
-    """The figures of a mesh that lives that long.
-
-    Raises:
-        AssertionError: QUIET seconds after a change, some device sees others than those that a path leads to.
-    """
+async def live(nodes: int, seconds: float, seed: int, rest: float = REST) -> dict[str, float]:
+    """The figures of a mesh that lives that long; `disagreed` counts the rounds after which not all saw the truth."""
     draw = random.Random(seed)
     names = [f"device-{i:03}" for i in range(nodes)]
-    began, agreed = time.perf_counter(), []
-    async with (
-        CountingNetwork(seed, Conditions(delay=0.002, jitter=0.004)) as network,
-        anyio.create_task_group() as group,
-    ):
+    began, agreed, disagreed = time.perf_counter(), [], 0
+    weather = Conditions(delay=0.002, jitter=0.004)
+    async with CountingNetwork(seed, weather, TICK) as network, anyio.create_task_group() as group:
         mesh = Mesh(network, group, draw, names)
         for name in names:
             await mesh.start(name)
@@ -185,22 +185,26 @@ async def live(nodes: int, seconds: float, seed: int) -> dict[str, float]:
             await mesh.change()
             changed = anyio.current_time()
             await anyio.sleep(QUIET)
-            wrong = mesh.disagree()
-            assert not wrong, f"after {changed:.0f} s: {len(wrong)} of {len(mesh.nodes)} disagree, as {wrong[:5]}"
-            agreed.append(max(0.0, max(mesh.seen.values()) - changed))
+            if wrong := mesh.disagree():
+                disagreed += 1
+                print(f"at {changed + QUIET:.1f} s {len(wrong)} disagree: {', '.join(wrong[:9])}", file=sys.stderr)
+            agreed.append(QUIET if wrong else max(0.0, max(mesh.seen.values()) - changed))
+            await anyio.sleep(draw.uniform(0, rest))
         lived = anyio.current_time()
         group.cancel_scope.cancel()
-    return {"nodes": nodes, "virtual_s": lived, "real_s": time.perf_counter() - began, "changes": mesh.changes,
-            "agree_after_s_p50": median(agreed), "agree_after_s_max": max(agreed), "messages": network.messages}  # fmt: skip
+    return {
+        "nodes": nodes, "virtual_s": lived, "real_s": time.perf_counter() - began, "rounds": len(agreed),
+        "changes": mesh.changes, "disagreed": disagreed, "agree_after_s_p50": median(agreed),
+        "agree_after_s_max": max(agreed), "messages": network.messages,
+    }  # fmt: skip
 
 
 def figures(args: Any = None) -> dict[str, float]:
     """All figures of one bench."""
-    nodes, seconds = getattr(args, "nodes", None) or NODES, getattr(args, "seconds", None) or SECONDS
-    clock = MockClock(autojump_threshold=0)
-    return anyio.run(
-        live, nodes, seconds, getattr(args, "seed", None) or 0, backend="trio", backend_options={"clock": clock}
-    )
+    given = [getattr(args, name, None) for name in ("nodes", "seconds", "seed")]
+    values = [default if value is None else value for value, default in zip(given, (NODES, SECONDS, 0), strict=True)]
+    options = {"clock": MockClock(autojump_threshold=0)}
+    return anyio.run(live, *values, backend="trio", backend_options=options)
 
 
 def main() -> None:

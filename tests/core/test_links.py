@@ -350,10 +350,13 @@ class Dialled:
     def __init__(self, answer: Callable[[str, str], Link]) -> None:
         self.answer = answer
         self.dials: list[str] = []
+        self.go = anyio.Event()
+        self.go.set()
 
     async def dial(self, address: str, peer: str) -> Link:
-        await anyio.lowlevel.checkpoint()
         self.dials.append(address)
+        await anyio.lowlevel.checkpoint()
+        await self.go.wait()
         return self.answer(address, peer)
 
 
@@ -436,3 +439,32 @@ async def test_callers_of_one_device_share_a_dial() -> None:
         settle(*ends)
     assert len(transport.dials) == 1
     assert found == [a.links.up["b"]] * 5
+
+
+@pytest.mark.anyio
+async def test_callers_of_one_device_share_a_dial_that_comes_to_nothing_unless_they_know_more() -> None:
+    failed: list[LinkLost] = []
+
+    def answer(address: str, peer: str) -> Link:
+        raise LinkLost("no link", f"nobody listens at {address}")
+
+    transport = Dialled(answer)
+    async with anyio.create_task_group() as group:
+        a = Device("a", Clock(), group, {"fake": transport})
+
+        async def want(*addresses: str) -> None:
+            try:
+                await a.links.to("b", addresses)
+            except LinkLost as error:
+                failed.append(error)
+
+        transport.go = anyio.Event()
+        for _ in range(100):
+            group.start_soon(want, "fake://old")
+        await anyio.wait_all_tasks_blocked()
+        for _ in range(100):
+            group.start_soon(want, "fake://old", "fake://new")
+        await anyio.wait_all_tasks_blocked()
+        transport.go.set()
+    assert transport.dials == ["fake://old", "fake://old", "fake://new"]
+    assert sorted(error.why[-3:] for error in failed) == ["new"] * 100 + ["old"] * 100

@@ -99,6 +99,14 @@ class World:
             finally:
                 world.note(world.ended, "count")
 
+        @skill("test.mixed", effect=Effect.READ)
+        async def mixed(ctx: Context) -> AsyncIterator[bytes]:
+            """Begin with small items, and go on with large ones."""
+            for i in range(1000):
+                size = 1_000 if i < 200 else 100_000
+                world.produced += size
+                yield bytes(size)
+
         @skill("test.photo", effect=Effect.READ)
         async def photo(ctx: Context, size: int) -> bytes:
             """Give some bytes."""
@@ -110,7 +118,7 @@ class World:
             answer: str = (await ctx.call("test.nap", on=on, seconds=seconds))["result"]
             return answer
 
-        return [nap, stubborn, pay, count, photo, relay]
+        return [nap, stubborn, pay, count, mixed, photo, relay]
 
 
 def everywhere(world: World, *names: str) -> dict[str, Any]:
@@ -204,6 +212,18 @@ async def test_a_slow_reader_stops_the_producer(size: int) -> None:
         await stream.aclose()  # type: ignore[attr-defined]
         await world.until(lambda: bool(world.ended))
         assert world.produced * size <= WINDOW + 8 * size
+
+
+@needs_node
+async def test_a_little_credit_does_not_let_large_items_pass() -> None:
+    world = World()
+    async with testing.mesh("phone", "car", skills=everywhere(world, "phone", "car")) as m:
+        stream = m["phone"].stream("test.mixed", {}, on="car")
+        for _ in range(50):
+            await anext(stream)
+            await anyio.sleep(1)
+        assert world.produced <= WINDOW + 2 * 100_000
+        await stream.aclose()  # type: ignore[attr-defined]
 
 
 # -- cancels and deadlines ---------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""`kill -9` at random moments of real runs, by the bench itself; and its judge, which must be able to say no."""
+"""`kill -9` at random moments of real runs, by the bench; its judge, which must be able to say no; and what it found."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
+from pydantic import BaseModel
+from trio.testing import MockClock
+
+from slipstream import testing
+from slipstream.core.errors import Refused
+from slipstream.core.plan import load
+from slipstream.core.skill import Context, Effect, skill
 
 KILL = Path(__file__).resolve().parents[1] / "bench" / "kill.py"
 KILLS = 30
@@ -78,3 +86,136 @@ def test_the_judge_takes_unknown_only_for_a_once_step_that_was_half_way_and_cann
     assert ends("s2", set()) == {"failed": 1}
     assert ends("s3", {"s3"}) == {"failed": 1}
     assert outcome(bench, state="failed", error={"code": "skill_failed", "where": {"step": "s2"}}) == {"failed": 1}
+
+
+# -- what the bench found, on virtual time ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "trio", {"clock": MockClock(autojump_threshold=0)}
+
+
+class Count(BaseModel):
+    n: int
+
+
+did: list[tuple[str, str]] = []
+
+
+@skill("count.look", effect=Effect.READ)
+async def look(ctx: Context, what: str, n: list[int], seconds: float) -> Count:
+    """Change nothing."""
+    did.append((what, ctx.device))
+    await anyio.sleep(seconds)
+    return Count(n=1 + sum(n))
+
+
+@skill("count.send", effect=Effect.ONCE)
+async def send(ctx: Context, what: str, n: list[int], seconds: float) -> Count:
+    """Do what must not happen twice."""
+    did.append((what, ctx.device))
+    await anyio.sleep(seconds)
+    return Count(n=1 + sum(n))
+
+
+def step(id_: str, verb: str, on: str | None, *needs: str, seconds: float = 0.01) -> dict[str, Any]:
+    args = {"what": id_, "n": [{"$ref": f"{need}.n"} for need in needs], "seconds": seconds}
+    return {"id": id_, "skill": f"count.{verb}", **({"on": on} if on else {}), "args": args}
+
+
+def three() -> Any:
+    did.clear()
+    return testing.mesh("phone", "car", "hub", skills=dict.fromkeys(("phone", "car", "hub"), (look, send)))
+
+
+@pytest.mark.anyio
+async def test_an_owner_that_was_killed_does_not_move_a_once_step_that_may_have_begun_where_nobody_answers() -> None:
+    async with three() as m:
+        for name in ("phone", "car"):  # the hub sends best
+            for _ in range(40):
+                m["phone"].costs.saw("count.send", name, 9.0, 100, anyio.current_time())
+        steps = [
+            step("a", "look", "phone"),
+            step("b", "look", "car", "a"),
+            step("c", "send", None, "a", "b", seconds=1),
+        ]
+        run = await m["phone"].start(load({"goal": "x", "steps": steps, "output": {"n": {"$ref": "c.n"}}}))
+        await m.until(lambda: run.steps["b"].final)
+        await anyio.sleep(0.5)
+        assert did[-1] == ("c", "hub")
+        await m.crash("phone")
+        m.network.partition(["hub"], ["phone", "car"])
+        phone = await m.restart("phone")
+        again = await phone.resume(run.id)
+        await anyio.sleep(10)
+        m.network.heal()
+        await phone.connect("hub", ["memory://hub"])
+        await again.ended.wait()
+        assert again.state == "done", again.error
+        assert [what for what, _ in did].count("c") == 1
+        assert again.output == {"n": 4}
+
+
+@pytest.mark.anyio
+async def test_a_result_that_was_made_while_its_owner_was_down_reaches_the_owners_own_steps() -> None:
+    async with three() as m:
+        steps = [step("a", "look", "car", seconds=1), step("b", "send", "phone", "a")]
+        run = await m["phone"].start(load({"goal": "x", "steps": steps}))
+        await anyio.sleep(0.5)
+        await m.crash("phone")
+        await anyio.sleep(1)
+        await m.crash("car")
+        phone = await m.restart("phone")
+        again = await phone.resume(run.id)
+        await m.restart("car")
+        with anyio.fail_after(60):
+            await again.ended.wait()
+        assert again.state == "done", again.error
+        assert did == [("a", "car"), ("b", "phone")]
+
+
+@pytest.mark.anyio
+async def test_the_owner_hands_out_a_result_whose_maker_died_before_it_sent_it_to_its_reader() -> None:
+    async with three() as m:
+        m.network.cut("car", "hub")  # what the car makes does not get to the hub
+        steps = [step("a", "look", "car"), step("b", "send", "hub", "a")]
+        run = await m["phone"].start(load({"goal": "x", "steps": steps}))
+        await m.until(lambda: run.steps["a"].final)
+        await m.crash("car")
+        with anyio.fail_after(60):
+            await run.ended.wait()
+        assert run.state == "done", run.error
+        assert did == [("a", "car"), ("b", "hub")]
+
+
+@pytest.mark.anyio
+async def test_a_run_that_was_killed_before_it_was_assigned_waits_for_its_devices_when_it_is_resumed() -> None:
+    async with three() as m:
+        m["phone"].journal.run_began("run", load({"goal": "x", "steps": [step("a", "send", "car")]}).to_wire())
+        await m.crash("phone")
+        await m.crash("car")
+        phone = await m.restart("phone")
+        run = await phone.resume("run")
+        await anyio.sleep(5)
+        await m.restart("car")
+        await run.ended.wait()
+        assert run.state == "done", run.error
+        assert did == [("a", "car")]
+
+
+@pytest.mark.anyio
+async def test_a_device_that_was_restarted_gives_no_step_back_that_it_began_and_does_not_know_what_it_sent() -> None:
+    async with three() as m:
+        hub = m["hub"]
+        hub.journal.begin("run/a/0", "count.send", {}, durable=True)
+        hub.journal.begin("run/b/1/0", "count.send", {}, durable=True)  # the first item of a for_each
+
+        async def ask(target: str, **content: Any) -> Any:
+            return await m["phone"].request("hub", target, {"run": "run", **content}, anyio.current_time() + 3)
+
+        for begun in ("a", "b"):
+            with pytest.raises(Refused, match="begun before"):
+                await ask("slip.disarm", step=begun, epoch=2)
+        assert await ask("slip.disarm", step="c", epoch=2) == {"state": "absent"}
+        assert await ask("slip.withhold", step="a", to="car") == {"sent": True}
