@@ -20,7 +20,7 @@ from anyio.abc import TaskGroup
 from .device import Device, LinkQuality
 from .errors import Cancelled, LinkLost, NoDevice, SlipError, TimedOut, UnknownOutcome, UsageError
 from .loop import new_wake
-from .moves import ASK_SECONDS, cannot_have_begun, given_back, stop_there
+from .moves import ASK_SECONDS, all_given_back, cannot_have_begun, given_back, stop_there
 from .run import ENDED, GOOD, Run, StepState
 from .scheduler import Job, Placed, assign
 from .settle import settle
@@ -260,7 +260,7 @@ class Dispatch(Run):
         self._spawn(partial(self._take_back, s, place))
 
     async def _take_back(self, s: StepState, place: Placed) -> None:
-        answer = await given_back(self, s)
+        answer = await given_back(self, s, s.device)
         s.asking = False
         if answer is None:
             s.told = False  # it went silent: it is found away, or asked again
@@ -275,6 +275,7 @@ class Dispatch(Run):
         s.asking = False
         if held and s.away_since is not None and s.state == "armed":
             self.release(s)
+            self.left.setdefault(s.device, set()).add(s.step.id)
             s.device = ""
             self.replan(f"{s.step.id} had not begun")
         self.poke()
@@ -305,6 +306,11 @@ class Dispatch(Run):
 
     async def _arm(self, device: str, states: list[StepState]) -> None:
         """Tell a device its steps, who reads their results, and the results that it may lack."""
+        if device in self.left and not await all_given_back(self, device):
+            for s in states:
+                s.asking = False
+            self._look_again()
+            return
         have: dict[str, Any] = {}
         for s in states:
             s.told = True  # until something changes, be it before the answer

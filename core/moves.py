@@ -11,14 +11,30 @@ ASK_SECONDS = 3.0
 """How long a device has to answer a message about a run."""
 
 
-async def given_back(run: Run, s: StepState) -> dict[str, Any] | None:
+async def given_back(run: Run, s: StepState, device: str) -> dict[str, Any] | None:
     """Ask a device for an armed step; its state there (`absent`: it gave it back), None if the device is silent."""
     content = {"run": run.id, "step": s.step.id, "epoch": s.epoch}
     try:
-        answer: dict[str, Any] = await run.mesh.request(s.device, "slip.disarm", content, run.clock() + ASK_SECONDS)
+        answer: dict[str, Any] = await run.mesh.request(device, "slip.disarm", content, run.clock() + ASK_SECONDS)
     except SlipError:
         return None
     return answer
+
+
+async def all_given_back(run: Run, device: str) -> bool:
+    """Have a device that is back give up what was freed while it was away; false if it is silent.
+
+    Until then nothing of the run may reach it, or it would begin what by now is done elsewhere.
+    """
+    for step in sorted(run.left[device]):
+        if await given_back(run, run.steps[step], device) is None:
+            return False
+    run.left.pop(device, None)
+    for s in run.steps.values():
+        if s.device == device:
+            for need in s.needs:  # who made what it reads may send it there now
+                run.steps[need].told = False
+    return True
 
 
 async def cannot_have_begun(run: Run, s: StepState) -> bool:

@@ -114,6 +114,8 @@ class Run:
         for step in plan.steps:
             for need in step.needs:
                 self.readers[need].add(step.id)
+        self.left: dict[str, set[str]] = {}
+        """Steps that were freed while their device was away, by the device that may still hold them."""
         self.read_by_owner = {r.source for _, r in plans.refs_of(plan.output)}
         self.ended = anyio.Event()
         self._desk = desk
@@ -238,7 +240,7 @@ class Run:
         devices = {self.steps[r].device for r in self.readers[s.step.id] if not self.steps[r].final}
         if s.step.id in self.read_by_owner:
             devices.add(self.mesh.id)
-        return frozenset(d for d in devices if d)
+        return frozenset(d for d in devices if d and d not in self.left)
 
     def order(self, s: StepState, receivers: frozenset[str]) -> dict[str, Any]:
         """A step as its device is told of it: inputs filled in, references to other steps left for their results."""

