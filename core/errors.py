@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, Self
 
+from .device import clean
+
 Fault = Literal["caller", "skill", "device", "network", "peer", "person"]
 
 
@@ -29,12 +31,12 @@ class SlipError(Exception):
         return f"{self.what}: {self.why}" if self.why else self.what
 
     def to_wire(self) -> dict[str, Any]:
-        """The error as a map of plain values, whatever it was raised with."""
+        """The error as a map of plain values, short and safe to show, whatever it was raised with (law 5)."""
         return {
-            "code": self.code, "what": str(self.what), "why": str(self.why), "hint": str(self.hint),
-            "fault": self.fault, "retry": bool(self.retry),
-            "where": {name: value if type(value) in (str, int, float) else str(value)
-                      for name, value in self.where.items()},
+            "code": self.code, "what": clean(self.what, 500), "why": clean(self.why, 2000),
+            "hint": clean(self.hint, 500), "fault": self.fault, "retry": bool(self.retry),
+            "where": {clean(name, 40): value if type(value) in (int, float) else clean(value, 200)
+                      for name, value in list(self.where.items())[:8]},
         }  # fmt: skip
 
     @classmethod
@@ -128,10 +130,10 @@ def from_wire(data: Any) -> SlipError:
     fault = data.get("fault")
     where = data.get("where")
     return _BY_CODE.get(str(data.get("code")), SlipError).of(
-        str(data.get("what", "failed"))[:500],
-        str(data.get("why", ""))[:2000],
-        str(data.get("hint", ""))[:500],
+        clean(data.get("what", "failed"), 500),
+        clean(data.get("why", ""), 2000),
+        clean(data.get("hint", ""), 500),
         fault if fault in _FAULTS else "peer",
         data.get("retry") is True,
-        {str(k)[:40]: str(v)[:200] for k, v in where.items()} if isinstance(where, dict) and len(where) <= 8 else {},
+        {clean(k, 40): clean(v, 200) for k, v in where.items()} if isinstance(where, dict) and len(where) <= 8 else {},
     )

@@ -43,6 +43,8 @@ class Mesh(Protocol):
 
 
 RECONCILE_SECONDS = 5.0
+PROGRESS_EVERY = 0.05
+"""Seconds between two tellings of an invocation's progress: nobody reads faster, and a peer that floods is left."""
 
 
 class LiveContext(Context):
@@ -55,9 +57,12 @@ class LiveContext(Context):
         super().__init__(*backends)
         self.device, self.key, self.caller, self.deadline = invoker.mesh.name, key, caller, deadline
         self._invoker, self._on_progress = invoker, on_progress
+        self._next_progress = float("-inf")
 
     async def progress(self, fraction: float, note: str = "") -> None:
-        if self._on_progress is not None:
+        now = anyio.current_time()
+        if self._on_progress is not None and (now >= self._next_progress or fraction >= 1):
+            self._next_progress = now + PROGRESS_EVERY
             self._on_progress(float(fraction), str(note))
         await anyio.lowlevel.checkpoint()
 
@@ -244,7 +249,7 @@ class Invoker:
             raise SkillFailed(f"{spec.name} blocked the event loop", "it did not give it back in time",
                               "run slow code with anyio.to_thread.run_sync", skill=spec.name) from None  # fmt: skip
         except (Exception, SystemExit) as error:  # a library that calls sys.exit() must not end the device
-            raise SkillFailed(f"{spec.name} raised {type(error).__name__}", str(error)[:500], where_raised(error),
+            raise SkillFailed(f"{spec.name} raised {type(error).__name__}", _words(error), where_raised(error),
                               skill=spec.name) from error  # fmt: skip
         finally:
             if self.guard is not None:
@@ -277,7 +282,7 @@ class Invoker:
         except SlipError:
             raise
         except Exception as error:
-            raise SkillFailed(f"undoing {spec.name} raised {type(error).__name__}", str(error)[:500],
+            raise SkillFailed(f"undoing {spec.name} raised {type(error).__name__}", _words(error),
                               where_raised(error), skill=spec.name) from error  # fmt: skip
         with self._journal.together(durable=True):
             self._journal.undone(key)
@@ -286,6 +291,14 @@ class Invoker:
 
 def _outcome(value: Any) -> Outcome:
     return Outcome.SUBMITTED if type(value) is Submitted else Outcome.DONE
+
+
+def _words(error: BaseException) -> str:
+    """What an exception of a skill's own class says, if it can say it."""
+    try:
+        return str(error)[:500]
+    except Exception as broken:
+        return f"it cannot be shown: {type(broken).__name__}"
 
 
 def where_raised(error: BaseException) -> str:

@@ -15,7 +15,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from .device import short
-from .errors import LinkLost, ProtocolError, Refused, SlipError
+from .errors import LinkLost, ProtocolError, Refused, SlipError, TimedOut
 from .events import Events
 from .link import Link, Transport
 from .peer import Peer, PeerOwner
@@ -166,6 +166,20 @@ class Links:
             if dial.why is not None and dial.addresses.issuperset(addresses):  # all that we know was just tried
                 raise LinkLost(dial.why.what, dial.why.why, dial.why.hint)
         return await self._dial(device, tuple(dict.fromkeys(addresses)))
+
+    async def in_time(self, device: str, deadline: float) -> Peer:
+        """As `to`, but not for longer than until `deadline`.
+
+        Raises:
+            LinkLost, TimedOut: it cannot be reached, or not in time.
+        """
+        try:
+            with anyio.fail_after(max(0.0, deadline - self._clock())):
+                return await self.to(device)
+        except TimeoutError:
+            raise TimedOut(
+                f"{short(device)} was not reached in time", hint=f"slip devices ping {short(device)}"
+            ) from None
 
     def dialling(self, device: str) -> bool:
         """Whether a dial is under way."""

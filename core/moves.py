@@ -26,9 +26,13 @@ async def all_given_back(run: Run, device: str) -> bool:
 
     Until then nothing of the run may reach it, or it would begin what by now is done elsewhere.
     """
-    for step in sorted(run.left[device]):
+    steps = run.left[device]
+    for step in sorted(steps):
         if await given_back(run, run.steps[step], device) is None:
             return False
+        steps.discard(step)
+    if steps:  # it was away again meanwhile
+        return False
     run.left.pop(device, None)
     for s in run.steps.values():
         if s.device == device:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from typing import Any
 
@@ -412,16 +412,15 @@ class Node:
         device, repeatable = self._route(skill, on)
         if not key and not repeatable:
             key = self.new_id()
+        if device == self.id:
+            return device, *await self._here(skill, args, key, deadline, on_progress)
         while True:
+            peer = self.links.up.get(device) or await self.links.in_time(device, deadline)
             try:
-                if device == self.id:
-                    outcome, value = await self._here(skill, args, key, deadline, on_progress)
-                else:
-                    peer = self.links.up.get(device) or await self.links.to(device)
-                    outcome, value = await peer.call(skill, args, key=key, deadline=deadline, on_progress=on_progress)
-                return device, outcome, value
+                return device, *await peer.call(skill, args, key=key, deadline=deadline, on_progress=on_progress)
             except LinkLost:
-                if not (key or repeatable) or self.clock() >= deadline or not self.reachable(device):
+                # one that is not of this link is the skill's answer: it lost somebody else
+                if not peer.lost or not (key or repeatable) or self.clock() >= deadline:
                     raise
 
     async def _here(
@@ -451,8 +450,9 @@ class Node:
                 yield item
             return
         peer = self.links.up.get(device) or await self.links.to(device)
-        async for item in peer.stream(skill, args, deadline=deadline):
-            yield item
+        async with aclosing(peer.stream(skill, args, deadline=deadline)) as items:
+            async for item in items:
+                yield item
 
     def _route(self, skill: str, on: str | None) -> tuple[str, bool]:
         """The device that runs a call best, and whether the skill may be repeated there."""

@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Final
 
-from .device import clean
 from .errors import ProtocolError, SlipError, UsageError, from_wire
 from .wire import CHUNK, FIRST_LIMIT, FRAME_LIMIT, LARGE_LIMIT, VERSION, Kind, Splitter, frame, pack, unpack
 
@@ -332,7 +331,7 @@ class Session:
     def error(self, stream: int, error: SlipError) -> None:
         """End a call of the peer's with an error."""
         if stream in self.calls_in:
-            self._send([Kind.ERROR, stream, _told(error)], -stream)
+            self._send([Kind.ERROR, stream, error.to_wire()], -stream)
             self._ended(stream)
 
     def _ended(self, stream: int) -> None:
@@ -381,15 +380,8 @@ class Session:
     def bye(self, error: SlipError | None = None) -> None:
         """Say goodbye, with the reason if it is somebody's fault; nothing is read or sent after it."""
         if not self.closed:
-            self._send([Kind.BYE, _told(error) if error else {}])
+            self._send([Kind.BYE, error.to_wire() if error else {}])
             self.closed = True
-
-
-def _told(error: SlipError) -> dict[str, Any]:
-    """An error as its reader will have it: short, plain and safe to show, whatever a skill put into it."""
-    told = from_wire(error.to_wire()).to_wire()
-    told["where"] = {clean(name): clean(value, 200) for name, value in told["where"].items()}
-    return told | {name: clean(told[name], 2000) for name in ("what", "why", "hint")}
 
 
 def reason(message: list[Any]) -> SlipError | None:

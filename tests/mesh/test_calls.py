@@ -23,10 +23,6 @@ pytestmark = pytest.mark.anyio
 SLACK = 0.05
 """Seconds by which a call may outlive its deadline at most."""
 
-needs_node = pytest.mark.xfail(
-    run=False, reason="node.py: dials without a deadline, and does not close what it streams"
-)
-
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, Any]]:
@@ -196,7 +192,6 @@ async def test_calling_a_streaming_skill_gives_all_of_its_items_at_once_from_nea
         assert m["phone"].reachable("car")
 
 
-@needs_node
 @pytest.mark.parametrize("size", [100, 5_000, 100_000])
 async def test_a_slow_reader_stops_the_producer(size: int) -> None:
     world = World()
@@ -214,7 +209,6 @@ async def test_a_slow_reader_stops_the_producer(size: int) -> None:
         assert world.produced * size <= WINDOW + 8 * size
 
 
-@needs_node
 async def test_a_little_credit_does_not_let_large_items_pass() -> None:
     world = World()
     async with testing.mesh("phone", "car", skills=everywhere(world, "phone", "car")) as m:
@@ -346,7 +340,6 @@ async def test_what_must_not_happen_twice_is_asked_for_again_under_its_key_and_d
         assert [what for _, what in world.began] == ["pay 5", "pay 6"]
 
 
-@needs_node
 async def test_a_device_that_cannot_be_dialled_fails_a_call_at_once_and_does_not_hold_up_the_others() -> None:
     world = World()
     async with testing.mesh("phone", "hub", skills=everywhere(world, "phone", "hub")) as m:
@@ -361,7 +354,6 @@ async def test_a_device_that_cannot_be_dialled_fails_a_call_at_once_and_does_not
         assert anyio.current_time() == began
 
 
-@needs_node
 async def test_dialling_counts_towards_the_deadline() -> None:
     world = World()
     async with testing.mesh("phone", "hub", skills=everywhere(world, "phone", "hub")) as m:
@@ -374,7 +366,6 @@ async def test_dialling_counts_towards_the_deadline() -> None:
         assert anyio.current_time() - began <= 1 + SLACK
 
 
-@needs_node
 async def test_a_link_that_the_skill_itself_lost_is_its_answer_and_not_asked_for_again() -> None:
     world = World()
     async with testing.mesh("phone", "car", "hub", skills=everywhere(world, "phone", "car", "hub")) as m:
@@ -390,7 +381,6 @@ async def test_a_link_that_the_skill_itself_lost_is_its_answer_and_not_asked_for
         assert len(world.began) == 1
 
 
-@needs_node
 async def test_two_devices_alone_dial_a_lost_link_again_within_the_call() -> None:
     world = World()
     async with testing.mesh("phone", "car", skills=everywhere(world, "phone", "car")) as m:

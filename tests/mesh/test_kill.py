@@ -205,6 +205,30 @@ async def test_a_run_that_was_killed_before_it_was_assigned_waits_for_its_device
 
 
 @pytest.mark.anyio
+async def test_a_device_that_was_cut_off_does_not_begin_what_was_moved_meanwhile_when_it_is_back() -> None:
+    async with three() as m:
+        phone = m["phone"]
+        for name in ("phone", "car"):  # the hub sends best
+            for _ in range(40):
+                phone.costs.saw("count.send", name, 9.0, 100, anyio.current_time())
+        steps = [step("a", "look", "car", seconds=8), step("b", "send", None, "a"), step("c", "look", "hub", "a")]
+        run = await phone.start(load({"goal": "x", "steps": steps}))
+        await m.until(lambda: run.steps["a"].state == "running")
+        assert run.steps["b"].device == "hub"
+        m.network.partition(["hub"], ["phone", "car"])
+        await m.until(lambda: run.steps["b"].device != "hub")
+        for _ in range(300):  # by now the phone sends best
+            phone.costs.saw("count.send", "hub", 60.0, 100, anyio.current_time())
+            phone.costs.saw("count.send", "phone", 0.01, 100, anyio.current_time())
+        m.network.heal()
+        await phone.connect("hub", ["memory://hub"])
+        await m["car"].connect("hub", ["memory://hub"])
+        await run.ended.wait()
+        assert run.state == "done", run.error
+        assert [what for what, _ in did].count("b") == 1
+
+
+@pytest.mark.anyio
 async def test_a_device_that_was_restarted_gives_no_step_back_that_it_began_and_does_not_know_what_it_sent() -> None:
     async with three() as m:
         hub = m["hub"]
