@@ -1,4 +1,4 @@
-"""The house: imports only go down, sans-IO files do no I/O, the daemon's imports stay light, files stay one idea long."""
+"""The house: imports go down, sans-IO files do no I/O, the daemon's imports stay light, files stay one idea long."""
 
 from __future__ import annotations
 

@@ -48,13 +48,14 @@ class Daemon:
             # warm means with cached byte code, as on any machine that does not forbid it
             kept = {k: v for k, v in os.environ.items()
                     if not k.startswith("SLIPSTREAM_") and k != "PYTHONDONTWRITEBYTECODE"}  # fmt: skip
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "slipstream", "up", "--state", str(self.state),
-                 "--mesh", str(self._folder / "mesh"), "--name", self.name, "--kind", self.kind, "--pack", self.kind, "--port", "0", "--host", "127.0.0.1",
-                 "--interface", "127.0.0.1"],
-                env={**kept, "NOTIFY_SOCKET": str(where), "XDG_CONFIG_HOME": str(self._folder)}, cwd=self._folder,
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
+            command = [
+                sys.executable, "-m", "slipstream", "up", "--state", str(self.state), "--name", self.name,
+                "--mesh", str(self._folder / "mesh"), "--kind", self.kind, "--pack", self.kind,
+                "--port", "0", "--host", "127.0.0.1", "--interface", "127.0.0.1",
+            ]  # fmt: skip
+            told = {"NOTIFY_SOCKET": str(where), "XDG_CONFIG_HOME": str(self._folder)}
+            nowhere = subprocess.DEVNULL
+            self.process = subprocess.Popen(command, env=kept | told, cwd=self._folder, stdout=nowhere, stderr=nowhere)
             while b"READY=1" not in ready.recv(4096):
                 continue
             return wall, time.perf_counter() - began

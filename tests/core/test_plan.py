@@ -164,9 +164,13 @@ json = st.recursive(
 )
 
 
-@given(json | st.fixed_dictionaries({"goal": st.text(), "steps": st.lists(
-    st.fixed_dictionaries({"id": st.sampled_from("abc"), "skill": st.just("place.find")},
-                          optional={"args": json, "when": json, "for_each": json, "after": json}), max_size=4)}))  # fmt: skip
+steps = st.fixed_dictionaries(
+    {"id": st.sampled_from("abc"), "skill": st.just("place.find")},
+    optional={"args": json, "when": json, "for_each": json, "after": json},
+)
+
+
+@given(json | st.fixed_dictionaries({"goal": st.text(), "steps": st.lists(steps, max_size=4)}))
 def test_whatever_json_comes_it_is_a_plan_or_one_clear_error(data: Any) -> None:
     try:
         plans.check(plans.load(data), SPECS)
