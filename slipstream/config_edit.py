@@ -44,7 +44,7 @@ def changed(text: str, key: str, value: Any) -> str:
         home = home.setdefault(part, {})
     home[name] = value
     line = f"{_key(name)} = {_literal(value)}"
-    lines = text.splitlines()
+    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []  # TOML knows no other line ends
     start, end = _section(lines, table)
     if start is None:
         lines += [*([""] if lines else []), f"[{'.'.join(map(_key, table.split('.')))}]", line]
@@ -88,4 +88,4 @@ def _key(name: str) -> str:
 
 def _literal(value: Any) -> str:
     """A TOML literal: JSON's strings, numbers, booleans and arrays are TOML's, too."""
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

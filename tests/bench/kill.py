@@ -4,6 +4,8 @@ Three devices are three processes, over mutually authenticated TLS on loopback, 
 append to a file per run, the world: the truth that every journal is judged by. While a run of a random plan is under
 way, its owner or an executor is killed at a random moment, is started again on the same state, and the run goes on.
 `python tests/bench/kill.py [--kills N] [--seed S] [--json]`, or `slip bench kill`.
+
+Longer than most files, because the devices are forks of this very script: driver, device and judge are one program.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ from slipstream.transports.discovery import Candidates, Found
 from slipstream.transports.tls import TlsTransport
 
 NAME = "kill"
-OWNER, *OTHERS = DEVICES = ("phone", "car", "hub")
+OWNER = "phone"
+DEVICES = (OWNER, "car", "hub")
 STEPS = 10
 KILLS, WARM_UP = 1000, 7
 BOUND = 60.0

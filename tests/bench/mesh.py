@@ -1,9 +1,9 @@
 """A hundred devices for an hour: links are cut and healed, devices crash and come back, and all agree on who is there.
 
 Real nodes without skills, on the memory transport and on virtual time (trio's MockClock), each with links to about
-eight others. Again and again a fifth of the links is silently cut, at times exactly those around a group; what was cut
-before heals; a device crashes or returns. Ten seconds after the last change of a round, every device must see exactly
-those that a path leads to.
+eight others. Again and again a fifth of the links is silently cut, at times exactly those around a group, while devices
+crash; then all heal, and devices return. Ten seconds after the last change each time, every device must see exactly
+those that a path leads to. Cuts are short, for a device that was long out of reach is dialled once a minute only.
 `python tests/bench/mesh.py [--nodes N] [--seconds S] [--seed S] [--json]`, or `slip bench mesh`.
 """
 
@@ -33,8 +33,10 @@ NAME = "mesh"
 NODES, SECONDS, LINKS = 100, 3600.0, 8
 CUT = 0.2
 """The share of links that is cut at any time."""
-BURST, QUIET, REST = 4.0, 10.0, 200.0
-"""Seconds in which the changes of a round happen, after which all must agree, and at most until the next round."""
+BURST, QUIET = 4.0, 10.0
+"""Seconds in which the links are cut or healed, and after which all must agree."""
+HELD, REST = 15.0, 250.0
+"""At most so many seconds more until what was cut is healed, and until the next cut."""
 TICK = 0.005
 """What arrives within so many seconds arrives together; a hundred devices would wake one another all the time."""
 
@@ -110,15 +112,18 @@ class Mesh:
         await self._down[name].wait()
 
     async def change(self) -> None:
-        """Cut other links than before, heal those, and crash a device or two, return some, all within BURST seconds."""
-        cut = self._around_a_group() if self.draw.random() < 0.25 else set(self.draw.sample(self.edges, self._many))
-        acts: list[tuple[float, str, tuple[str, ...]]] = []
-        acts += [(self.draw.uniform(0, BURST), "cut", edge) for edge in sorted(cut - self.cut)]
-        acts += [(self.draw.uniform(0, BURST), "heal", edge) for edge in sorted(self.cut - cut)]
-        down = [name for name in self.names if name not in self.nodes and self.draw.random() < 0.5]
-        acts += [(self.draw.uniform(0, BURST), "start", (name,)) for name in down]
-        dying = self.draw.sample(sorted(self.nodes), self.draw.choice((0, 1, 2)))
-        acts += [(self.draw.uniform(0, BURST), "crash", (name,)) for name in dying]
+        """Cut some links and crash some devices, or heal all links and return some devices, within BURST seconds."""
+        acts: list[tuple[float, str, tuple[str, ...]]]
+        if self.cut:
+            acts = [(self.draw.uniform(0, BURST), "heal", edge) for edge in sorted(self.cut)]
+            down = [name for name in self.names if name not in self.nodes and self.draw.random() < 0.7]
+            acts += [(self.draw.uniform(0, BURST), "start", (name,)) for name in down]
+            cut = set()
+        else:
+            cut = self._around_a_group() if self.draw.random() < 0.3 else set(self.draw.sample(self.edges, self._many))
+            acts = [(self.draw.uniform(0, BURST), "cut", edge) for edge in sorted(cut)]
+            dying = self.draw.sample(sorted(self.nodes), self.draw.choice((0, 1, 2)))
+            acts += [(self.draw.uniform(0, BURST), "crash", (name,)) for name in dying]
         began = anyio.current_time()
         for at, act, what in sorted(acts):
             await anyio.sleep_until(began + at)
@@ -189,7 +194,7 @@ async def live(nodes: int, seconds: float, seed: int, rest: float = REST) -> dic
                 disagreed += 1
                 print(f"at {changed + QUIET:.1f} s {len(wrong)} disagree: {', '.join(wrong[:9])}", file=sys.stderr)
             agreed.append(QUIET if wrong else max(0.0, max(mesh.seen.values()) - changed))
-            await anyio.sleep(draw.uniform(0, rest))
+            await anyio.sleep(draw.uniform(0, HELD if mesh.cut else rest))
         lived = anyio.current_time()
         group.cancel_scope.cancel()
     return {

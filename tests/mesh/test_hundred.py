@@ -19,7 +19,7 @@ def on_virtual_time(*args: Any) -> Any:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_all_agree_on_who_is_there_ten_seconds_after_links_were_cut_and_devices_crashed(seed: int) -> None:
-    figures = on_virtual_time(BENCH["live"], 24, 200.0, seed, 20.0)
+    figures = on_virtual_time(BENCH["live"], 24, 240.0, seed, 20.0)
     assert figures["disagreed"] == 0
     assert figures["rounds"] >= 8
     assert figures["agree_after_s_max"] <= 10
