@@ -22,7 +22,7 @@ from .errors import Cancelled, LinkLost, NoDevice, SlipError, TimedOut, UnknownO
 from .loop import new_wake
 from .moves import ASK_SECONDS, all_given_back, cannot_have_begun, given_back, stop_there
 from .run import ENDED, GOOD, Run, StepState
-from .scheduler import Job, Placed, assign
+from .scheduler import Assignment, Job, Placed, assign
 from .settle import settle
 
 AWAY_SECONDS = 20.0
@@ -114,11 +114,14 @@ class Dispatch(Run):
                 s.away_since, s.told, s.tried_to_free = now, False, False
                 self.replan(f"{self.mesh.name_of(s.device)} is gone")
             elif now >= s.away_since + AWAY_SECONDS:
-                s.error = UnknownOutcome(
-                    f"nobody knows whether {s.step.skill} happened", f"{self.mesh.name_of(s.device)} is gone",
-                    f"look, then: slip runs resume {self.id}", step=s.step.id,
-                )  # fmt: skip
-                self.end_step(s, "unknown")
+                gone, hint = f"{self.mesh.name_of(s.device)} is gone", f"slip runs resume {self.id}"
+                if self.effects[s.step.id].repeatable:
+                    s.error = NoDevice(f"no device can run {s.step.skill}", gone, f"bring it back, then: {hint}")
+                    self.end_step(s, "failed")
+                else:
+                    what = f"nobody knows whether {s.step.skill} happened"
+                    s.error = UnknownOutcome(what, gone, f"look, then: {hint}", step=s.step.id)
+                    self.end_step(s, "unknown")
                 self._find_failures()
                 return
 
@@ -178,20 +181,9 @@ class Dispatch(Run):
                 fixed[s.step.id] = Placed(
                     s.device, 0.0, 0.0 if s.predicted is None else max(0.0, s.predicted.end - now)
                 )
-        devices = [d for d in self.mesh.devices() if self.mesh.reachable(d.id)]
-        here = {d.id for d in devices}
-        # what is done keeps its place even when its device is gone: nothing is asked of it any more
-        gone = {p.device for p in fixed.values()} - here
-        devices += [Device(id=g, name=self.mesh.name_of(g), kind="gone", leaving=True) for g in sorted(gone)]
-        try:
-            found = assign(jobs, devices, self._desk.costs, self._link(here), fixed=fixed)
-        except NoDevice as error:
-            self._without_device(error, now)
+        found = self._placed(jobs, fixed, now)
+        if found is None:
             return
-        except UsageError as error:
-            self.error = error
-            return
-        self._no_device_since = None
         changed = {}
         for s in self.steps.values():
             if s.final or s.step.id in fixed:
@@ -219,6 +211,37 @@ class Dispatch(Run):
         if changed:
             self.events.tell("run.assigned", run=self.id, assignment=changed, why=why, makespan=found.makespan)
 
+    def _placed(self, jobs: list[Job], fixed: dict[str, Placed], now: float) -> Assignment | None:
+        """Who does what; None if nothing can be placed now.
+
+        A step whose only device is away waits for it (it joins `fixed`), and the others go on.
+        """
+        here = [d for d in self.mesh.devices() if self.mesh.reachable(d.id)]
+        ids = {d.id for d in here}
+        missing: NoDevice | None = None
+        while True:
+            # what is done keeps its place even when its device is gone: nothing is asked of it any more
+            gone = sorted({p.device for p in fixed.values()} - ids)
+            devices = [*here, *(Device(id=g, name=self.mesh.name_of(g), kind="gone", leaving=True) for g in gone)]
+            try:
+                found = assign(jobs, devices, self._desk.costs, self._link(ids), fixed=fixed)
+            except NoDevice as error:
+                s = self.steps.get(str(error.where.get("step")))
+                if s is None or not s.home or s.home in ids or s.step.id in fixed:
+                    self._without_device(error, now)
+                    return None
+                missing = missing or error
+                fixed[s.step.id] = Placed(s.home, 0.0, AWAY_SECONDS)
+            except UsageError as error:
+                self.error = error
+                return None
+            else:
+                if missing is None:
+                    self._no_device_since = None
+                else:
+                    self._without_device(missing, now)
+                return found
+
     def _link(self, here: set[str]) -> Callable[[str, str], LinkQuality | None]:
         def link(a: str, b: str) -> LinkQuality | None:
             if a in here and b in here:
@@ -244,7 +267,8 @@ class Dispatch(Run):
             self._replan = "a device is missing"
 
     def _place(self, s: StepState, place: Placed) -> None:
-        s.device, s.predicted = place.device, place
+        s.device = s.home = place.device
+        s.predicted = place
         s.epoch += 1
         s.handed.clear()
         s.state, s.told, s.away_since = "waiting", False, None

@@ -74,6 +74,8 @@ class StepState:
     needs: tuple[str, ...]
     state: str = "waiting"
     device: str = ""
+    home: str = ""
+    """The device that it was placed on last, also while it has none."""
     epoch: int = 0
     attempt: int = 0
     value: Any = None

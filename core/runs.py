@@ -86,7 +86,8 @@ class Runs:
         return run
 
     def _restore(self, s: StepState, known: StepRow) -> None:
-        s.device, s.epoch, s.attempt = known.device, known.epoch, known.attempt
+        s.device = s.home = known.device
+        s.epoch, s.attempt = known.epoch, known.attempt
         s.wall = (known.began, known.ended)
         if known.state in GOOD:
             s.state = known.state
