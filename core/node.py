@@ -22,6 +22,7 @@ from .dispatch import Dispatch
 from .errors import LinkLost, NoDevice, SlipError, TimedOut, UsageError
 from .events import Events
 from .execute import Executor
+from .gauge import Gauge
 from .invoke import Guard, Invoker
 from .journal import Journal
 from .link import Transport
@@ -93,7 +94,7 @@ class Node:
         self.clock = clock_of_loop()
         self.journal.forget_old()
         async with AsyncExitStack() as stack:
-            backends = []
+            backends, meters = [], []
             simulated = False
             for pack, settings in self._packs:
                 backend = await stack.enter_async_context(pack.open(settings))
@@ -101,6 +102,7 @@ class Node:
                 simulated = simulated or pack.simulated
                 if backend is not None:
                     backends.append(backend)
+                    meters.append(partial(pack.resources, backend))
             self._group = await stack.enter_async_context(anyio.create_task_group())
             self._workers = Workers(self._group)
             self.invoker = Invoker(self, self.catalogue, self.journal, self.events)
@@ -113,9 +115,10 @@ class Node:
                 self.id, {"name": self.name, "kind": self.kind}, self._transports, self.candidates, self.timers,
                 self.clock, self, self._group,
             )  # fmt: skip
+            self._gauge = Gauge(self._resources, meters)
             me = Device(
                 self.id, self.name, self.kind, version=(self.journal.next_boot(), 0), offers=self._offers(),
-                resources=self._resources, simulated=simulated,
+                resources=self._gauge.look(self.clock()), simulated=simulated,
             )  # fmt: skip
             self.members = Members(me)
             desk = Desk(self, self.journal, self.events, self.costs, self.clock, self.wall)
@@ -168,10 +171,6 @@ class Node:
         """The addresses to announce changed."""
         self._change(addresses=tuple(addresses))
 
-    def resources_are(self, resources: Resources) -> None:
-        """What this device has to give changed."""
-        self._change(resources=resources)
-
     def _change(self, **fields: Any) -> None:
         self._routes.clear()
         self.members.change(self.clock(), **fields)
@@ -201,6 +200,7 @@ class Node:
                 if (peer := self.links.up.get(peer_id)) is not None:
                     peer.beat()
                     self.members.sent(peer_id, now)
+            self.members.change(now, resources=self._gauge.look(now))
             self._spread()
             self._look = anyio.Event()
             at = self.members.next_timer()

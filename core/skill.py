@@ -384,13 +384,14 @@ class Pack:
 
     `open(settings)` is an async context manager that yields the backend (a simulator, a bus, an API client); a skill
     gets at it with `ctx.backend(Class)`. `settings` has what the config says, and `state`: a folder of the pack's own.
-    `capabilities(backend)` says what is really there.
+    `capabilities(backend)` says what is really there, `resources(backend)` its `battery` (0 to 1) and `charging`.
     """
 
     name: str
     skills: tuple[Callable[..., Any], ...]
     open: Callable[[Mapping[str, Any]], AbstractAsyncContextManager[Any]] = lambda settings: nullcontext()
     capabilities: Callable[[Any], Iterable[str]] = lambda backend: ()
+    resources: Callable[[Any], Mapping[str, Any]] = lambda backend: {}
     simulated: bool = False
 
 

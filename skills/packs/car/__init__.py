@@ -6,7 +6,7 @@ from ....core.skill import Pack
 from ..common import summary_text, weather_at
 from .body import doors_lock, doors_unlock, horn_honk, lights_set, windows_set
 from .cabin import cabin_camera, climate_get, climate_set, preheat, seat_heat
-from .energy import car_range, car_soc, charge_limit, charge_start, charge_stop
+from .energy import car_range, car_soc, charge_limit, charge_start, charge_stop, resources
 from .nav import nav_chargers, nav_route, nav_set
 from .sim import CarSim, capabilities, open_car
 from .sound import car_pause, car_play, car_speak
@@ -23,5 +23,6 @@ pack = Pack(
     ),
     open=open_car,
     capabilities=capabilities,
+    resources=resources,
     simulated=True,
 )  # fmt: skip

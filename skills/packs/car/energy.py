@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from ....core.errors import SkillFailed
+from ....core.errors import SkillFailed, SlipError
 from ....core.skill import Context, Cost, Effect, Outcome, skill
 from . import signals as vss
 from .act import happened, move, stands, steer
@@ -43,6 +43,14 @@ def _charge(car: CarSim) -> Charge:
         minutes=round(seconds / 60, 1) if charging else None,
         celsius=car.known(f"{vss.BATTERY}.Temperature.Average"),
     )
+
+
+def resources(car: CarSim) -> dict[str, object]:
+    """The battery that drives, as what the car announces of itself; nothing while it is not known."""
+    try:
+        return {"battery": float(car.known(vss.SOC)) / 100, "charging": bool(car.known(vss.IS_CHARGING))}
+    except SlipError:  # such a car, or a silent signal: it announces no battery
+        return {}
 
 
 @skill("car.soc", effect=Effect.READ, needs=_NEEDS, cost=Cost(latency_ms=5),

@@ -20,5 +20,6 @@ pack = Pack(
         summary_text,
     ),
     open=open_phone,
+    resources=lambda phone: {"battery": phone.advance(), "charging": phone.state.charging},
     simulated=True,
 )  # fmt: skip
