@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from .costs import Costs
 from .device import Device, LinkQuality, Offer, Resources, clean, short
 from .dispatch import Dispatch
-from .errors import LinkLost, NoDevice, SlipError, TimedOut, UsageError
+from .errors import LinkLost, NoDevice, SlipError, UsageError
 from .events import Events
 from .execute import Executor
 from .gauge import Gauge
@@ -413,7 +413,8 @@ class Node:
         if not key and not repeatable:
             key = self.new_id()
         if device == self.id:
-            return device, *await self._here(skill, args, key, deadline, on_progress)
+            spec = self.catalogue.get(skill)
+            return device, *await self._server.here(spec, args, key, self.id, deadline, on_progress)
         while True:
             peer = self.links.up.get(device) or await self.links.in_time(device, deadline)
             try:
@@ -422,18 +423,6 @@ class Node:
                 # one that is not of this link is the skill's answer: it lost somebody else
                 if not peer.lost or not (key or repeatable) or self.clock() >= deadline:
                     raise
-
-    async def _here(
-        self, skill: str, args: dict[str, Any], key: str, deadline: float,
-        on_progress: Callable[[float, str], None] | None,
-    ) -> tuple[str, Any]:  # fmt: skip
-        try:
-            with anyio.fail_after(max(0.0, deadline - self.clock())):
-                return await self.invoker.invoke(
-                    self.catalogue.get(skill), args, key=key, caller=self.id, deadline=deadline, on_progress=on_progress
-                )
-        except TimeoutError:
-            raise TimedOut(f"{skill} was not done in time", skill=skill) from None
 
     async def stream(
         self, skill: str, args: dict[str, Any], *, on: str | None = None, deadline: float | None = None
@@ -445,7 +434,8 @@ class Node:
         """
         device, _ = self._route(skill, on)
         if device == self.id:
-            _, value = await self._here(skill, args, "", deadline or self.clock() + CALL_SECONDS, None)
+            until = deadline or self.clock() + CALL_SECONDS
+            _, value = await self._server.here(self.catalogue.get(skill), args, "", self.id, until, None)
             for item in value["result"]:
                 yield item
             return

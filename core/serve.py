@@ -11,6 +11,7 @@ import anyio
 
 from .errors import Cancelled, SkillFailed, SlipError, TimedOut
 from .invoke import Invoker
+from .loop import new_wake
 from .peer import Peer
 from .skill import SkillSpec
 from .timers import Sweep, Timers
@@ -31,7 +32,7 @@ class Server:
     """The calls of others that are under way here."""
 
     def __init__(self, invoker: Invoker, workers: Workers, timers: Timers, clock: Callable[[], float]) -> None:
-        self._invoker, self._workers, self._clock = invoker, workers, clock
+        self._invoker, self._workers, self._timers, self._clock = invoker, workers, timers, clock
         self._serving: dict[tuple[Peer, int], _Serving] = {}
         self._credit: dict[tuple[Peer, int], anyio.Event] = {}
         self._sweep = Sweep(timers, self._end_overdue, clock)
@@ -44,6 +45,44 @@ class Server:
             self._sweep.before(deadline)
         serving = self._serving[peer, stream] = _Serving(spec, deadline)
         serving.worker = self._workers.do(partial(self._serve, peer, stream, serving, args, key))
+
+    async def here(
+        self, spec: SkillSpec, args: dict[str, Any], key: str, caller: str, deadline: float,
+        on_progress: Callable[[float, str], None] | None,
+    ) -> tuple[str, Any]:  # fmt: skip
+        """Serve a call of this device's own: it ends at its deadline too, whatever the skill does to its cancellation.
+
+        Raises:
+            SlipError: as `Invoker.invoke`, or TimedOut.
+        """
+        answered = new_wake()
+        found: list[tuple[str, Any] | SlipError] = []
+
+        async def job() -> None:
+            try:
+                found.append(
+                    await self._invoker.invoke(
+                        spec, args, key=key, caller=caller, deadline=deadline, on_progress=on_progress
+                    )
+                )
+            except SlipError as error:
+                found.append(error)
+            finally:
+                answered.set()
+
+        worker = self._workers.do(job)
+        timer = self._timers.at(deadline, answered.set)
+        try:
+            await answered
+        finally:
+            timer.cancel()
+            if not found:
+                worker.cancel()
+        if not found:
+            raise TimedOut(f"{spec.name} was not done in time", skill=spec.name)
+        if isinstance(found[0], SlipError):
+            raise found[0]
+        return found[0]
 
     async def _serve(self, peer: Peer, stream: int, serving: _Serving, args: dict[str, Any], key: str) -> None:
         spec = serving.spec
