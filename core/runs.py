@@ -93,7 +93,7 @@ class Runs:
             s.state = known.state
             s.has_value, s.value, s.size = known.result
             s.ended = self._desk.clock()
-        elif known.state in ("armed", "running", "unknown", "cancelled"):
+        elif known.device and known.state in ("armed", "running", "unknown", "cancelled"):
             s.state = "armed"  # its device is asked; it may have begun, be done, or never have heard of it
         else:
             s.attempt += 1

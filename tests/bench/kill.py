@@ -213,9 +213,9 @@ async def obey(node: Node, others: Iterable[str], verb: str, what: Any) -> Any:
         return (await node.start(load(what))).id
     if verb == "resume":
         return (await node.resume(what)).id
-    row = node.journal.run(what)
-    steps = node.journal.steps(what)
+    row = node.journal.run(what) if verb == "show" else next(r for r in node.journal.runs() if r.plan["goal"] == what)
     assert row is not None
+    steps = node.journal.steps(row.id)
     return {"state": row.state, "output": row.result, "error": row.error,
             "steps": {s.step: [s.state, s.result[1], s.device] for s in steps.values()}}  # fmt: skip
 
@@ -435,7 +435,9 @@ class Mesh:
                 for name in DEVICES:
                     await self.up(name)
         except TimeoutError:
-            self.found.note("stuck", plan["goal"], f"{victims} were killed after {moments}")
+            async with asyncio.timeout(BOUND):
+                known = await (await self.up(OWNER)).ask("find", plan["goal"])
+            self.found.note("stuck", plan["goal"], f"{victims} were killed after {moments}; known is {known}")
             for name in DEVICES:
                 await self.kill(name)
             return
