@@ -19,6 +19,8 @@ from .wire import Kind
 
 FLOOD_LIMIT: Final = 5000
 """Messages in a second that nobody asked for, above which a link is closed."""
+BURST: Final = 4096
+"""Bytes that are joined at most before they go out."""
 KEY_LIMIT: Final = 200
 _RESULT, _ERROR, _CALL = int(Kind.RESULT), int(Kind.ERROR), int(Kind.CALL)
 _UNASKED: Final = frozenset((Kind.NOTE, Kind.NEWS, Kind.BEAT, Kind.CANCEL))
@@ -96,6 +98,7 @@ class Peer:
         self._arriving: dict[int, float] = {}
         self._refused: SlipError | None = None
         self._unasked, self._since = 0, 0.0
+        self._burst = 0
         link.start(self)
         self.flush()
 
@@ -216,6 +219,11 @@ class Peer:
     def flush(self, *, now: bool = False) -> None:
         """Hand to the link what the session has to say; large bodies only while the link has room."""
         if data := self._session.outgoing():
+            # a burst goes out in parts, so that the other side works on the first while we make the next
+            self._burst += len(data)
+            now = now or self._burst >= BURST
+            if now:
+                self._burst = 0
             self.link.write(data, now=now)
         while not self.link.full() and (data := self._session.next_chunk()):
             self.link.write(data)
