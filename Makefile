@@ -38,11 +38,11 @@ clean: ## remove everything that was built
 
 $(UV):
 	@echo "setting up: uv ..."
-	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv uv
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target .uv uv
 
 .stamps/dev: $(SOURCES) | $(UV)
-	@echo "setting up: environment and extensions ..."
-	@test -x $(PY) || $(UV) venv --quiet --python $(PYTHON) .venv
+	@echo "setting up: environment and extensions (about 20 s) ..."
+	@test -x $(PY) || $(UV) venv --quiet --seed --python $(PYTHON) .venv
 	@VIRTUAL_ENV=.venv $(UV) pip install --quiet --compile-bytecode -e . --group dev -c constraints.txt -b constraints.txt
 	@mkdir -p .stamps && touch $@
 

@@ -316,7 +316,10 @@ class Dispatch(Run):
             if s.told or s.asking or not s.device:
                 continue
             if s.final and (s.state not in GOOD or s.state == "skipped" or s.has_value):
-                continue  # the owner itself hands its result to new readers
+                s.told = True
+                if s.state in GOOD:  # it ended before its device heard of new readers: the owner hands it to them
+                    self.hand_out(s)
+                continue
             if s.away_since is not None and s.state == "armed" and not self.effects[s.step.id].repeatable:
                 if s.needs and not s.tried_to_free:
                     s.asking = s.tried_to_free = True

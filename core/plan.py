@@ -171,6 +171,12 @@ def load(data: Any, inputs: Mapping[str, Any] | None = None) -> Plan:
         raise _wrong(
             where, name, why, nearest(name, fields) if unknown else "README.md shows the form of a plan"
         ) from None
+    for name in inputs or ():
+        if name not in plan.inputs:
+            there = ", ".join(plan.inputs) or "none"
+            raise _wrong(
+                None, f"inputs.{name}", f"the plan has no such input; there are {there}", nearest(name, plan.inputs)
+            )
     if inputs:
         plan = Plan(**{**{f: getattr(plan, f) for f in Plan.__dataclass_fields__ if f != "__pydantic_config__"},
                        "inputs": {**plan.inputs, **inputs}})  # fmt: skip

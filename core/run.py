@@ -212,9 +212,11 @@ class Run:
 
     def hand_out(self, s: StepState) -> None:
         """Let the owner hand a result to the readers that may not have it from where it was made."""
-        for reader in self.readers[s.step.id]:
-            if s.step.id not in self.steps[reader].handed:
-                self.steps[reader].told = False
+        for name in self.readers[s.step.id]:
+            reader = self.steps[name]
+            if reader.state == "armed" and reader.told and s.step.id not in reader.handed:
+                reader.told = False
+                self.poke()
 
     def release(self, s: StepState) -> None:
         s.state, s.began, s.told, s.away_since = "waiting", None, False, None

@@ -88,7 +88,13 @@ def _run(argv: list[str]) -> int:
     parser = Parser(prog=f"slip {verb}", description=VERBS[verb])
     module.add(parser)
     parser.add_common()
-    code: int = module.main(parser.parse_intermixed_args([*before, *argv]))
+    words = [*before, *argv]
+    if getattr(module, "PASSES_ON", False):
+        args, rest = parser.parse_known_args(words)
+        args.rest = rest
+    else:
+        args = parser.parse_intermixed_args(words)
+    code: int = module.main(args)
     sys.stdout.flush()
     return code
 

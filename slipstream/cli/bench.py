@@ -9,13 +9,14 @@ from pathlib import Path
 
 from ..core.errors import UsageError
 
+PASSES_ON = True
+"""What this verb does not know is the bench's own."""
 BENCHES = Path(__file__).resolve().parents[2] / "tests" / "bench"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the verb; what follows the name is the bench's own."""
+    """The arguments of the verb."""
     parser.add_argument("name", nargs="?", help="what to measure; without it, what there is")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, help="the bench's own arguments, --json among them")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -271,7 +271,7 @@ def _next(told: Told, kept: Devices | None) -> None:
     told.say(f"\nThe {' and the '.join(daemon.name for daemon in alive)} go on. Next:")
     told.say(f"  slip --state {alive[0].state} status")
     told.say(f"  slip --state {alive[0].state} call car.soc")
-    told.say(f"  slip --state {alive[0].state} run {PLAN}")
+    told.say(f"  slip --state {alive[0].state} skills")
     told.say("To end them:")
     for daemon in alive:
         told.say(f"  slip --state {daemon.state} down")

@@ -20,6 +20,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Follow until interrupted."""
+    if args.since is None:
+        output.note("waiting for what happens next; --since 0 shows what is kept of the past; Ctrl-C ends it")
     with talk(state_of(args), "events", {"kinds": args.kind, "since": args.since}) as lines:
         for line in lines:
             if args.json:

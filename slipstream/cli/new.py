@@ -183,7 +183,7 @@ _README = """\
 
 The skill `$skill` for Slipstream.
 
-    pip install -e '.[test]'     # beside slipstream-mesh
+    python -m pip install -e '.[test]'     # in the environment that slip is in
     python -m pytest             # the function, and a call from another device
     slip dev $module.py          # try it on a simulated phone and car, read anew on every save
     slip call $skill name=Ada

@@ -48,7 +48,7 @@ NAME = "kill"
 OWNER = "phone"
 DEVICES = (OWNER, "car", "hub")
 STEPS = 10
-KILLS, WARM_UP = 1000, 7
+KILLS, WARM_UP = 150, 7
 BOUND = 60.0
 """Seconds after which a run, or a start, counts as stuck: three times what a run waits for a device that is away."""
 

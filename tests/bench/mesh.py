@@ -30,7 +30,7 @@ from slipstream.transports.discovery import Candidates, Found
 from slipstream.transports.memory import Conditions, MemoryLink, MemoryTransport, Network
 
 NAME = "mesh"
-NODES, SECONDS, LINKS = 100, 3600.0, 8
+NODES, SECONDS, LINKS = 100, 240.0, 8
 CUT = 0.2
 """The share of links that is cut at any time."""
 BURST, QUIET = 4.0, 10.0

@@ -122,6 +122,14 @@ def test_inputs_that_are_given_later_replace_those_of_the_plan() -> None:
     assert plans.load(data, {"t": "b"}).inputs == {"t": "b"}
 
 
+def test_an_input_that_the_plan_does_not_have_is_refused_with_the_nearest_one() -> None:
+    data = {"goal": "x", "inputs": {"place": "a"}, "steps": [{**FIND, "args": {"text": {"$ref": "inputs.place"}}}]}
+    with pytest.raises(UsageError) as caught:
+        plans.load(data, {"palce": "b"})
+    assert caught.value.where["field"] == "inputs.palce"
+    assert caught.value.hint == "did you mean place?"
+
+
 @pytest.mark.parametrize(
     ("condition", "holds"),
     [

@@ -18,6 +18,7 @@ from slipstream import testing
 from slipstream.core.errors import Refused
 from slipstream.core.plan import load
 from slipstream.core.skill import Context, Effect, skill
+from slipstream.transports.memory import Conditions
 
 KILL = Path(__file__).resolve().parents[1] / "bench" / "kill.py"
 KILLS = 30
@@ -226,6 +227,24 @@ async def test_a_device_that_was_cut_off_does_not_begin_what_was_moved_meanwhile
         await run.ended.wait()
         assert run.state == "done", run.error
         assert [what for what, _ in did].count("b") == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("tenths", range(38, 80, 2))
+async def test_a_step_that_came_back_to_its_device_gets_its_input_whenever_that_is_ready(tenths: int) -> None:
+    async with three() as m:
+        for other in ("phone", "car"):
+            m.network.set(other, "hub", Conditions(delay=0.2))
+        steps = [step("a", "look", "car", seconds=tenths / 10), step("b", "send", "hub", "a")]
+        run = await m["phone"].start(load({"goal": "x", "steps": steps}))
+        await m.until(lambda: run.steps["a"].state == "running")
+        await m.crash("hub")
+        await m.until(lambda: not run.steps["b"].device)
+        await m.restart("hub")
+        with anyio.fail_after(60):
+            await run.ended.wait()
+        assert run.state == "done", run.error
+        assert did == [("a", "car"), ("b", "hub")]
 
 
 @pytest.mark.anyio
