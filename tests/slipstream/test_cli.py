@@ -715,3 +715,13 @@ def test_doctor_finds_what_is_wrong_and_says_the_fix(at: Any, said: Any, tmp_pat
     assert checks["identity"]["state"] == "failed"
     assert "slip up --new-mesh" in checks["identity"]["fix"]
     assert checks["daemon"]["fix"] == "slip up"
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = cli.main([verb, "--help"])
+    except SystemExit as done:
+        code = int(done.code or 0)
+    assert code == 0
+    assert f"usage: slip {verb}" in capsys.readouterr().out
