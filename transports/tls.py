@@ -18,7 +18,6 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
-from errno import EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT
 from math import inf
 from typing import Any, Final
 
@@ -28,7 +27,7 @@ from ..core.device import clean, short
 from ..core.errors import LinkLost, SlipError, UsageError
 from ..core.link import Link, Receiver
 from ..core.trust import Identity, host_of, id_of_certificate
-from .addresses import local_addresses
+from .sockets import address_of, announced, bind, tune
 
 HANDSHAKE_TIMEOUT: Final = 5.0
 """Seconds from the first packet until both sides are proven."""
@@ -45,7 +44,6 @@ _RECORD = 16384  # RFC 8446, 5.1: no record holds more
 _SLICE = 65536
 _ADDRESS = re.compile(r"tls://(?:\[([0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
 _DEVICE = re.compile(r"[a-z2-7]{32}")
-_WILDCARDS = ("0.0.0.0", "::")
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
@@ -127,9 +125,12 @@ class TlsLink(asyncio.BufferedProtocol):
         """TCP is up; a client says hello, a server listens."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        if self._closing:  # the dial was cancelled while TCP came up
+            self.abort()
+            return
         try:
-            self.address = _address(transport.get_extra_info("socket").getpeername())
-            _tune(transport.get_extra_info("socket"))
+            self.address = address_of(transport.get_extra_info("socket").getpeername())
+            tune(transport.get_extra_info("socket"), SILENCE)
         except OSError as error:  # it was reset before we looked
             self.abort(_why(error))
             return
@@ -337,12 +338,12 @@ class TlsTransport:
                 self._tell_refused(link)
 
         with ExitStack() as stack:
-            sockets = [stack.enter_context(bound) for bound in _bind(self._hosts, self._port)]
+            sockets = [stack.enter_context(bound) for bound in bind(self._hosts, self._port)]
             for bound in sockets:
                 server = await loop.create_server(lambda: TlsLink(self, self._server, None, settled), sock=bound)
                 stack.callback(server.close)
             try:
-                yield _announced(sockets)
+                yield announced(sockets)
             finally:
                 serving = False
                 for link in tuple(self.opening):
@@ -366,7 +367,9 @@ class TlsTransport:
         try:
             with anyio.fail_after(HANDSHAKE_TIMEOUT):
                 host, port = match[1] or match[2], int(match[3])
-                await loop.create_connection(lambda: link, host, port, happy_eyeballs_delay=0.25)
+                # a race of addresses may leak its winner when it is cancelled (CPython 3.11): only names have several
+                race = None if match[1] or host[0].isdigit() else 0.25
+                await loop.create_connection(lambda: link, host, port, happy_eyeballs_delay=race)
                 await settled.wait()
         except BaseException as error:
             link.abort()
@@ -443,58 +446,3 @@ def _why(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer came in time"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def _address(name: tuple[Any, ...]) -> str:
-    """A socket's name as an address; an IPv6 link-local one with the name of its interface."""
-    host, port = name[:2]
-    if ":" not in host:
-        return f"tls://{host}:{port}"
-    scope = name[3] if len(name) > 3 else 0
-    return f"tls://[{host}%{socket.if_indextoname(scope)}]:{port}" if scope else f"tls://[{host}]:{port}"
-
-
-def _tune(connection: socket.socket) -> None:
-    """Send small things at once, and give a dead peer up after SILENCE seconds, not the kernel's fifteen minutes."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    patience = {"TCP_USER_TIMEOUT": int(SILENCE * 1000), "TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 3}
-    for option, value in patience.items():
-        if (number := getattr(socket, option, None)) is not None:
-            connection.setsockopt(socket.IPPROTO_TCP, number, value)
-
-
-def _bind(hosts: Sequence[str], port: int) -> list[socket.socket]:
-    """Listen on every host with one port; a wildcard of a family that this machine lacks is left out.
-
-    Raises:
-        OSError: a host cannot be bound.
-    """
-    with ExitStack() as stack:
-        sockets: list[socket.socket] = []
-        for host in hosts:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            common = sockets[0].getsockname()[1] if sockets else port
-            try:
-                sockets.append(stack.enter_context(socket.create_server((host, common), family=family)))
-            except OSError as error:
-                if error.errno == EADDRINUSE and sockets and not port:
-                    return _bind(hosts, port)  # what is free in one family is taken in the other: take another port
-                if host not in _WILDCARDS or error.errno not in (EAFNOSUPPORT, EADDRNOTAVAIL):
-                    raise
-        if not sockets:
-            raise OSError(EADDRNOTAVAIL, f"none of {', '.join(hosts)} can be bound")
-        stack.pop_all()
-        return sockets
-
-
-def _announced(sockets: Sequence[socket.socket]) -> list[str]:
-    """Where others reach these sockets: a wildcard stands for every address of its family that this machine has."""
-    addresses: list[str] = []
-    for name in [bound.getsockname() for bound in sockets]:
-        if name[0] in _WILDCARDS:
-            ours = [host for _, host in local_addresses() if (":" in host) == (":" in name[0])]
-            addresses += [_address((host, name[1])) for host in ours]
-        else:
-            addresses.append(_address(name))
-    return addresses

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from slipstream.core.errors import LinkLost, UsageError
 from slipstream.core.link import Link
 from slipstream.core.trust import Identity, make_mesh
-from slipstream.transports import tls
+from slipstream.transports import sockets, tls
 from slipstream.transports.addresses import local_addresses
 from slipstream.transports.tls import HIGH_WATER, TlsTransport
 
@@ -677,7 +677,7 @@ async def test_a_wildcard_is_announced_as_the_addresses_of_this_machine(world):
      (("fe80::7", 1, 0, 1), f"tls://[fe80::7%{socket.if_indextoname(1)}]:1")],
 )  # fmt: skip
 async def test_addresses_have_brackets_and_a_scope_where_ipv6_needs_them(name, address):
-    assert tls._address(name) == address
+    assert sockets.address_of(name) == address
     assert tls._ADDRESS.fullmatch(address)
 
 
