@@ -207,7 +207,6 @@ class Dispatch(Run):
                 self._ask_back(s, place)
             else:
                 self._place(s, place)
-        self.assignment = found
         if changed:
             self.events.tell("run.assigned", run=self.id, assignment=changed, why=why, makespan=found.makespan)
 
