@@ -29,7 +29,7 @@ from .core.errors import SlipError, UsageError, from_wire
 from .core.journal import Journal
 from .core.node import Node
 from .core.skill import Pack
-from .core.trust import CERTIFICATE, ROOT, Identity, Mesh, make_mesh
+from .core.identity import CERTIFICATE, ROOT, Identity, Mesh, make_mesh
 from .guard import StallGuard
 from .log import Log
 from .notify import notify, watchdog_seconds

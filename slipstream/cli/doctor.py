@@ -17,7 +17,7 @@ from typing import Final, Literal
 from ..config import Config, load
 from ..control import ask
 from ..core.errors import NotRunning, SlipError
-from ..core.trust import Identity
+from ..core.identity import Identity
 from ..places import LOCK, state_folder
 from . import output
 

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from .. import control
 from ..core.errors import NotRunning, SlipError, TimedOut
-from ..core.trust import Identity, make_mesh
+from ..core.identity import Identity, make_mesh
 from ..places import socket_of
 
 LOOPBACK: Final = "127.0.0.1"

@@ -23,7 +23,7 @@ from typing import Any
 
 from slipstream import control
 from slipstream.core.errors import NotRunning
-from slipstream.core.trust import make_mesh
+from slipstream.core.identity import make_mesh
 
 NAME = "daemon"
 STARTS, MEETINGS, IDLE_SECONDS, KILLS = 8, 20, 20.0, 5

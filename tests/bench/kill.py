@@ -40,7 +40,7 @@ from slipstream.core.journal import Journal
 from slipstream.core.node import Node
 from slipstream.core.plan import load
 from slipstream.core.skill import Context, Cost, Effect, Outcome, Pack, skill
-from slipstream.core.trust import Identity, make_mesh
+from slipstream.core.identity import Identity, make_mesh
 from slipstream.transports.discovery import Candidates, Found
 from slipstream.transports.tls import TlsTransport
 

@@ -26,7 +26,7 @@ from slipstream.core.node import Node
 from slipstream.core.peer import FLOOD_LIMIT
 from slipstream.core.session import CALLS_LIMIT
 from slipstream.core.skill import Context, Effect, Pack, skill
-from slipstream.core.trust import Identity, host_of, make_mesh
+from slipstream.core.identity import Identity, host_of, make_mesh
 from slipstream.core.wire import (
     CHUNK,
     FIRST_LIMIT,

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from slipstream.core.errors import LinkLost, UsageError
 from slipstream.core.link import Link
-from slipstream.core.trust import Identity, make_mesh
+from slipstream.core.identity import Identity, make_mesh
 from slipstream.transports import sockets, tls
 from slipstream.transports.addresses import local_addresses
 from slipstream.transports.tls import HIGH_WATER, TlsTransport

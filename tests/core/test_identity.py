@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from slipstream.core.device import short
 from slipstream.core.errors import UsageError
-from slipstream.core.trust import Identity, Mesh, format_id, id_of_certificate, id_of_spki, make_mesh
+from slipstream.core.identity import Identity, Mesh, format_id, id_of_certificate, id_of_spki, make_mesh
 
 
 def self_signed(key, name: str = "somebody") -> bytes:
@@ -213,7 +213,7 @@ def test_a_mesh_root_with_the_wrong_certificate_is_refused(tmp_path, mesh):
 def test_loading_an_identity_does_without_cryptography(tmp_path, mesh):
     Identity.create(tmp_path / "phone", mesh)
     code = (
-        "import sys, pathlib; from slipstream.core.trust import Identity;"
+        "import sys, pathlib; from slipstream.core.identity import Identity;"
         f"Identity.load(pathlib.Path({str(tmp_path / 'phone')!r}));"
         "sys.exit(any(name.split('.')[0] == 'cryptography' for name in sys.modules))"
     )
