@@ -31,6 +31,11 @@ KINDS: Final = {
     "step.done": "run, step, device, state, seconds, bytes",
     "step.undone": "a compensation ran: run, step, device",
     "skill.called": "a skill ran for a caller outside any run: skill, device, seconds, state",
+    "step.asking": "a step waits for a person's consent: run, step, device",
+    "consent.asked": "a person is asked: request, skill, device, caller, seconds (until it is denied)",
+    "consent.answered": "the answer to a request, or that nobody gave one: request, skill, answer, by",
+    "policy.refused": "a call was refused here: skill, caller, rule, why",
+    "trust.changed": "the roster changed: joined, revoked (ids of devices)",
     "discovery.found": "mDNS suggests an address: device, address",
     "warning": "something that a person may want to mend: what, why, hint",
 }

@@ -123,6 +123,11 @@ class Journal:
         self._db.executescript(_TABLES)
         self._db.execute(f"pragma user_version = {SCHEMA}")
 
+    @property
+    def database(self) -> sqlite3.Connection:
+        """The same file, for whoever keeps tables of its own in it; what is done inside `together` counts as one."""
+        return self._db
+
     def close(self) -> None:
         """Write everything into the main file and let go of it."""
         self._db.close()

@@ -26,10 +26,10 @@ from . import places
 from .config import Config, Loaded
 from .control_server import ControlServer
 from .core.errors import SlipError, UsageError, from_wire
+from .core.identity import CERTIFICATE, ROOT, Identity, Mesh, make_mesh
 from .core.journal import Journal
 from .core.node import Node
 from .core.skill import Pack
-from .core.identity import CERTIFICATE, ROOT, Identity, Mesh, make_mesh
 from .guard import StallGuard
 from .log import Log
 from .notify import notify, watchdog_seconds

@@ -25,8 +25,8 @@ import anyio
 
 from ..core.device import clean, short
 from ..core.errors import LinkLost, SlipError, UsageError
-from ..core.link import Link, Receiver
 from ..core.identity import Identity, host_of, id_of_certificate
+from ..core.link import Link, Receiver
 from .sockets import address_of, announced, bind, tune
 
 HANDSHAKE_TIMEOUT: Final = 5.0

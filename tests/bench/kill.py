@@ -36,11 +36,11 @@ from pydantic import BaseModel
 
 from slipstream.core.errors import SlipError
 from slipstream.core.events import Event
+from slipstream.core.identity import Identity, make_mesh
 from slipstream.core.journal import Journal
 from slipstream.core.node import Node
 from slipstream.core.plan import load
 from slipstream.core.skill import Context, Cost, Effect, Outcome, Pack, skill
-from slipstream.core.identity import Identity, make_mesh
 from slipstream.transports.discovery import Candidates, Found
 from slipstream.transports.tls import TlsTransport
 

@@ -26,10 +26,10 @@ import anyio
 import msgpack
 from pydantic import BaseModel
 
+from slipstream.core.identity import Identity, host_of, make_mesh
 from slipstream.core.node import Node
 from slipstream.core.plan import load
 from slipstream.core.skill import Context, Cost, Effect, Pack, skill
-from slipstream.core.identity import Identity, host_of, make_mesh
 from slipstream.transports.tls import TlsTransport
 
 NAME = "link"

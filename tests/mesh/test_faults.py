@@ -21,12 +21,12 @@ from trio.testing import MockClock
 from slipstream import testing
 from slipstream.core.errors import LinkLost, ProtocolError, SlipError, from_wire
 from slipstream.core.events import Event
+from slipstream.core.identity import Identity, host_of, make_mesh
 from slipstream.core.links import HELLO_SECONDS
 from slipstream.core.node import Node
 from slipstream.core.peer import FLOOD_LIMIT
 from slipstream.core.session import CALLS_LIMIT
 from slipstream.core.skill import Context, Effect, Pack, skill
-from slipstream.core.identity import Identity, host_of, make_mesh
 from slipstream.core.wire import (
     CHUNK,
     FIRST_LIMIT,

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from slipstream.core.errors import LinkLost, UsageError
-from slipstream.core.link import Link
 from slipstream.core.identity import Identity, make_mesh
+from slipstream.core.link import Link
 from slipstream.transports import sockets, tls
 from slipstream.transports.addresses import local_addresses
 from slipstream.transports.tls import HIGH_WATER, TlsTransport
