@@ -1,7 +1,7 @@
-"""Who a device is: its key, its certificate, and the mesh root that vouches for it.
+"""Who a device is: its key, its certificate, and the root of its mesh.
 
 A device id is base32(SHA-256(SPKI)[:20]), so an id names exactly one key and whoever proves the key is the device.
-`cryptography` is imported only where keys and certificates are made: a daemon that only uses them does without its
+Keys and certificates are made in authority.py, with `cryptography`: a daemon that only uses them does without its
 10 MB, and reads the id of a peer from the certificate's DER by itself.
 """
 
@@ -15,18 +15,19 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from stat import S_IMODE
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from .errors import UsageError
 
-if TYPE_CHECKING:
-    from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
-
 KEY: Final = "device.key"
 CERTIFICATE: Final = "device.pem"
+OWNER: Final = "owner.pem"
 ROOT: Final = "root.pem"
-ROOT_KEY: Final = "root.key"
+ROSTER: Final = "roster"
+MOVED: Final = (KEY, CERTIFICATE, OWNER, ROSTER)
+COMPLETE: Final = "complete"
+NEXT: Final = "next"
+"""The folder inside the state folder where a new key is made ready; its file `complete` says that it is."""
 
 _SEQUENCE, _INTEGER, _BIT_STRING, _VERSION = 0x30, 0x02, 0x03, 0xA0
 
@@ -56,6 +57,15 @@ def id_of_certificate(der: bytes) -> str:
     if _open(der, inner, spki_end, _BIT_STRING)[1] != spki_end:
         raise ValueError("bytes after the public key")
     return id_of_spki(der[at:spki_end])
+
+
+def id_of_pem(pem: str) -> str:
+    """The device id of the key in the first certificate of a PEM file.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    return id_of_certificate(_der(pem))
 
 
 def _open(der: bytes, at: int, end: int, tag: int) -> tuple[int, int]:
@@ -105,158 +115,23 @@ class Identity:
         """
         identity = cls("", folder / CERTIFICATE, folder / KEY, folder / ROOT)
         try:
-            _require_private(folder, 0o700)
-            _require_private(identity.key, 0o600)
+            require_private(folder, 0o700)
+            _finish_rotation(folder)
+            require_private(identity.key, 0o600)
             identity.root.stat()
             pem = identity.certificate.read_text("ascii")
         except FileNotFoundError as error:
-            raise UsageError(f"no identity in {folder}", f"{error.filename} is missing") from None
+            hint = "slip pair join CODE (another device lets this one in), or slip pair new (the first one)"
+            if identity.certificate.exists():  # it was a device once: it must not silently become another one
+                hint = f"restore {error.filename}; or move {folder} away, and then: slip pair join CODE"
+            raise UsageError(f"no identity in {folder}", f"{error.filename} is missing", hint) from None
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"the identity in {folder} cannot be read", str(error)) from None
         try:
-            device_id = id_of_certificate(_der(pem))
+            device_id = id_of_pem(pem)
         except ValueError as error:
             raise UsageError(f"{identity.certificate} is no certificate", str(error)) from None
         return cls(device_id, identity.certificate, identity.key, identity.root)
-
-    @classmethod
-    def create(cls, folder: Path, mesh: Mesh) -> Self:
-        """Make a key and have the mesh's root issue its certificate; the folder is made if there is none.
-
-        Raises:
-            UsageError: there is an identity already, or others than the owner may read the folder.
-        """
-        _make_private(folder)
-        key = _new_key()
-        _write_private(folder / KEY, _key_pem(key))
-        _write_private(folder / CERTIFICATE, mesh.issue(key.public_key()))
-        _write_private(folder / ROOT, mesh.root_pem)
-        return cls.load(folder)
-
-
-class Mesh:
-    """The root of a mesh: a P-256 key and its self-signed certificate. Whoever holds it decides who is a member."""
-
-    def __init__(self, key: EllipticCurvePrivateKey, root: x509.Certificate) -> None:
-        self._key, self._root = key, root
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """The mesh root that `make_mesh` left in a folder.
-
-        Raises:
-            UsageError: there is none, it cannot be read, or others than the owner may read it.
-        """
-        from cryptography import x509
-        from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-        try:
-            _require_private(folder, 0o700)
-            _require_private(folder / ROOT_KEY, 0o600)
-            key = load_pem_private_key((folder / ROOT_KEY).read_bytes(), None)
-            root = x509.load_pem_x509_certificate((folder / ROOT).read_bytes())
-        except FileNotFoundError as error:
-            raise UsageError(f"no mesh root in {folder}", f"{error.filename} is missing") from None
-        except (OSError, ValueError, TypeError) as error:
-            raise UsageError(f"the mesh root in {folder} cannot be read", str(error)) from None
-        if not isinstance(key, EllipticCurvePrivateKey) or key.public_key() != root.public_key():
-            raise UsageError(f"the mesh root in {folder} cannot be used", "key and certificate do not belong together")
-        return cls(key, root)
-
-    @property
-    def root_pem(self) -> bytes:
-        """The root's certificate, which every member trusts."""
-        return _pem(self._root)
-
-    def issue(self, public_key: EllipticCurvePublicKey) -> bytes:
-        """A certificate (PEM) for the device with that P-256 key, for both ends of a link, with SAN `<id>.mesh`.
-
-        Raises:
-            UsageError: the key is not on P-256.
-        """
-        from cryptography import x509
-        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-        from cryptography.x509.oid import ExtendedKeyUsageOID
-
-        if public_key.curve.name != "secp256r1":
-            raise UsageError(f"a key on {public_key.curve.name}", "devices have P-256 keys")
-        device_id = id_of_spki(public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
-        both_ends = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
-        host = x509.SubjectAlternativeName([x509.DNSName(host_of(device_id))])
-        return _pem(_certificate(device_id, public_key, self._key, self._root.subject, both_ends, host))
-
-
-def make_mesh(folder: Path) -> Mesh:
-    """A new mesh root, kept in `folder`.
-
-    Raises:
-        UsageError: there is one already, or others than the owner may read the folder.
-    """
-    from cryptography import x509
-    from cryptography.x509.oid import NameOID
-
-    _make_private(folder)
-    key = _new_key()
-    name = f"slipstream mesh {os.urandom(4).hex()}"
-    itself = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    mesh = Mesh(key, _certificate(name, key.public_key(), key, itself))
-    _write_private(folder / ROOT_KEY, _key_pem(key))
-    _write_private(folder / ROOT, mesh.root_pem)
-    return mesh
-
-
-def _certificate(
-    name: str, public_key: EllipticCurvePublicKey, issuer_key: EllipticCurvePrivateKey, issuer: x509.Name,
-    *of_a_device: x509.ExtensionType,
-) -> x509.Certificate:  # fmt: skip
-    """A certificate with the extensions that OpenSSL's strict mode wants (RFC 5280, 4.2); without more, a root's."""
-    from datetime import UTC, datetime
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.x509.oid import NameOID
-
-    ca = not of_a_device
-    usage = x509.KeyUsage(
-        digital_signature=not ca, key_cert_sign=ca, crl_sign=ca, content_commitment=False, key_encipherment=False,
-        data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
-    )  # fmt: skip
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-        .issuer_name(issuer)
-        .public_key(public_key)
-        .serial_number(x509.random_serial_number())
-        # a device whose clock is wrong is still let in; what ends a membership is the roster
-        .not_valid_before(datetime(1970, 1, 1, tzinfo=UTC))
-        .not_valid_after(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
-        .add_extension(x509.BasicConstraints(ca=ca, path_length=1 if ca else None), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
-    )
-    for extension in of_a_device:
-        builder = builder.add_extension(extension, critical=False)
-    return builder.sign(issuer_key, SHA256())
-
-
-def _pem(certificate: x509.Certificate) -> bytes:
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    return certificate.public_bytes(Encoding.PEM)
-
-
-def _new_key() -> EllipticCurvePrivateKey:
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    return ec.generate_private_key(ec.SECP256R1())
-
-
-def _key_pem(key: EllipticCurvePrivateKey) -> bytes:
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def _der(pem: str) -> bytes:
@@ -268,12 +143,12 @@ def _der(pem: str) -> bytes:
         raise ValueError(str(error)) from None
 
 
-def _make_private(folder: Path) -> None:
+def make_private(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _require_private(folder, 0o700)
+    require_private(folder, 0o700)
 
 
-def _require_private(path: Path, mode: int) -> None:
+def require_private(path: Path, mode: int) -> None:
     """Refuse what anybody but its owner may read or change."""
     found = path.stat()
     if found.st_uid != os.geteuid():
@@ -283,13 +158,39 @@ def _require_private(path: Path, mode: int) -> None:
                          f"chmod {mode:o} {path}")  # fmt: skip
 
 
-def _write_private(path: Path, data: bytes) -> None:
-    """Write a new file that only its owner may read, and have it on the disk; never over an old one."""
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise UsageError(f"{path} exists already", "a key is never overwritten", "choose another folder") from None
+def replace_private(path: Path, data: bytes) -> None:
+    """Put a file that only its owner may read in the place of another one, at once and on the disk."""
+    fresh = path.with_name(f"{path.name}.new")
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(handle, "wb") as file:
+        os.fchmod(file.fileno(), 0o600)
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+    os.replace(fresh, path)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _finish_rotation(folder: Path) -> None:
+    """Take over a new key that was made ready, or drop one that was not: whatever ended the rotation."""
+    fresh = folder / NEXT
+    if not fresh.is_dir():
+        return
+    if (fresh / COMPLETE).exists():
+        for name in MOVED:
+            if (fresh / name).exists():
+                os.replace(fresh / name, folder / name)
+        _sync(folder)
+    for file in (*fresh.iterdir(), fresh):
+        if file.name != COMPLETE and file != fresh:
+            file.unlink()
+    (fresh / COMPLETE).unlink(missing_ok=True)
+    fresh.rmdir()

@@ -80,6 +80,16 @@ class LinksOwner(PeerOwner, Protocol):
         """Where the members say that a device is."""
 
 
+class Door(Protocol):
+    """Who is let in (admission.Admission)."""
+
+    def check(self, device: str) -> object:
+        """Raise Refused unless a device is of this mesh now."""
+
+    async def hear_out(self, device: str, hello: Mapping[str, Any]) -> None:
+        """Look at what a device shows that is not known here; raise a SlipError unless it is of this mesh then."""
+
+
 class _Dial:
     """A dial under way, and why it came to nothing."""
 
@@ -97,12 +107,13 @@ class Links:
     def __init__(
         self, me: str, hello: dict[str, Any], transports: Mapping[str, Transport], candidates: Candidates | None,
         timers: Timers, clock: Callable[[], float], owner: LinksOwner, group: TaskGroup,
+        door: Door,
     ) -> None:  # fmt: skip
         self.up: dict[str, Peer] = {}
         self.stopping = False
         self.hello = hello
         self._me, self._transports, self._candidates = me, transports, candidates
-        self._timers, self._clock, self._owner, self._group = timers, clock, owner, group
+        self._timers, self._clock, self._owner, self._group, self._door = timers, clock, owner, group, door
         self._all: set[Peer] = set()
         self._dialling: dict[str, _Dial] = {}
         self._look = anyio.Event()
@@ -217,8 +228,10 @@ class Links:
                 del self._dialling[device]
             dial.done.set()
 
-    def peer_hello(self, peer: Peer, hello: dict[str, Any]) -> None:
+    def peer_hello(self, peer: Peer, hello: dict[str, Any]) -> bool:
         """A peer said who it is: there is a link with it, unless there is a better one already.
+
+        False for one that is not known here but shows who let it in: that takes a moment to check.
 
         Raises:
             Refused: the link is not wanted.
@@ -227,6 +240,38 @@ class Links:
             raise Refused("this is the same device", "a device keeps no link with itself")
         if self.stopping:
             raise Refused("this device is leaving the mesh")
+        try:
+            self._door.check(peer.id)
+        except Refused:
+            if not hello.get("vouch"):
+                raise
+            self._group.start_soon(self._hear_out, peer, hello)
+            return False
+        self._settle(peer, hello)
+        return True
+
+    async def _hear_out(self, peer: Peer, hello: dict[str, Any]) -> None:
+        try:
+            await self._door.hear_out(peer.id, hello)
+            if self.stopping:
+                raise Refused("this device is leaving the mesh")
+        except SlipError as error:
+            peer.refuse(error)
+            return
+        if not peer.lost:
+            self._settle(peer, hello)
+            peer.admit()
+
+    def recheck(self) -> None:
+        """The roster changed, or somebody's time is over: whoever is not of this mesh any more is cut off now."""
+        for peer in list(self._all):
+            if peer.settled.is_set() and not peer.lost:
+                try:
+                    self._door.check(peer.id)
+                except Refused as error:
+                    peer.refuse(error)
+
+    def _settle(self, peer: Peer, hello: dict[str, Any]) -> None:
         other = self.up.get(peer.id)
         if other is not None and other.link.dialled != peer.link.dialled and peer.link.dialled != (self._me < peer.id):
             self._retire(peer)

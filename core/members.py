@@ -17,7 +17,7 @@ One file because what is flooded, who is reached and who is silent are one state
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from math import inf, isfinite
 from typing import Any, Final, Literal
@@ -103,6 +103,8 @@ class Members:
         self._touched: dict[str, None] = {}  # whose announcement is newer than that
         self._why: dict[str, str] = {}
         self._events: list[tuple[str, dict[str, Any]]] = []
+        self.admits: Callable[[str], bool] = lambda device: True
+        """Whether a device is of this mesh: no path leads to or through any other, whatever is announced."""
 
     # -- what this device tells ----------------------------------------------------------------------------------------
 
@@ -377,7 +379,7 @@ class Members:
             record, told = records.get(peer), self._links[peer].has.get(peer)
             if record is None or told is None or record.version < told:
                 continue  # on this link it did not say yet what it is: what is known may be of a former life
-            if me in record.links:
+            if me in record.links and self.admits(peer):
                 paths[peer] = peer
         queue = list(paths)
         for at in queue:
@@ -387,6 +389,7 @@ class Members:
                     and peer != me
                     and (record := records.get(peer)) is not None
                     and at in record.links
+                    and self.admits(peer)
                 ):
                     paths[peer] = paths[at]
                     queue.append(peer)
@@ -414,7 +417,10 @@ class Members:
         Those that are here come first, by name; then the absent ones, the last seen first.
         """
         here = self.present()[1:]
-        absent = [r for i, r in self._records.items() if i not in self._paths and r is not self._mine and not r.hidden]
+        absent = [
+            r for i, r in self._records.items()
+            if i not in self._paths and r is not self._mine and not r.hidden and self.admits(i)
+        ]  # fmt: skip
         absent.sort(key=lambda r: (-r.seen, r.device.name, r.device.id))
         return [*((device, None) for device in here), *((r.device, r.seen) for r in absent)]
 
@@ -425,7 +431,7 @@ class Members:
             UsageError: the name fits more than one.
         """
         record = self._records.get(id_or_name)
-        if record is not None and not record.hidden:
+        if record is not None and not record.hidden and (record is self._mine or self.admits(id_or_name)):
             return record.device
         named = [d for d in self.present() if d.name == id_or_name]
         named = named or [d for d, _ in self.known() if d.name == id_or_name]
@@ -478,6 +484,10 @@ class Members:
         if a == self.me.id:
             return self._links[b].quality if b in self._links else None
         return self._records[a].device.neighbours.get(b) if a in self._records else None
+
+    def roster_changed(self) -> None:
+        """What `admits` says may be otherwise now."""
+        self._graph_changed = self._changed = True
 
     def forget(self, device: str) -> None:
         """Do not list an absent device any more, until it is back.

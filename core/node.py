@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from .admission import Admission, Keeper
+from .calls import Calls
 from .costs import Costs
 from .device import Device, LinkQuality, Offer, Resources, clean, short
 from .dispatch import Dispatch
-from .errors import LinkLost, NoDevice, SlipError, UsageError
+from .errors import LinkLost, SlipError, UsageError
 from .events import Events
 from .execute import Executor
 from .gauge import Gauge
@@ -31,14 +33,14 @@ from .loop import clock_of_loop
 from .members import Members
 from .peer import Peer
 from .plan import Plan
+from .routes import Routes
 from .run import Desk
 from .runs import Runs
-from .scheduler import Job, assign
 from .serve import Server
-from .skill import Catalogue, Effect, Pack, Submitted, nearest, spec_of
+from .skill import Catalogue, Pack, nearest, spec_of
 from .specs import Specs
 from .targets import Targets
-from .timers import Timers
+from .timers import Timer, Timers
 from .workers import Workers
 
 CALL_SECONDS = 30.0
@@ -47,11 +49,14 @@ LOOKS = 10.0
 """How many times a second news of members is acted on in a storm of it; before, as many times at once."""
 
 
-class Node:
-    """One device of a mesh. `run` brings it up; everything else works while it runs."""
+class Node(Calls):
+    """One device of a mesh. `run` brings it up; everything else works while it runs.
+
+    `trust` keeps the roster.
+    """
 
     def __init__(
-        self, device_id: str, name: str, kind: str, *, transports: Sequence[Transport],
+        self, device_id: str, name: str, kind: str, *, transports: Sequence[Transport], trust: Keeper,
         packs: Sequence[tuple[Pack, Mapping[str, Any]]] = (), journal: Journal | None = None,
         candidates: Candidates | None = None, resources: Resources = Resources(), guard: Guard | None = None,
         wall: Callable[[], float] = time.time, new_id: Callable[[], str] = lambda: secrets.token_hex(5),
@@ -67,7 +72,10 @@ class Node:
         self._transports = {t.scheme: t for t in transports}
         self._packs, self._resources, self._guard = packs, resources, guard
         self.wall, self.new_id = wall, new_id
+        self._trust = trust
         self.clock: Callable[[], float] = anyio.current_time
+        self.admission: Admission
+        self._guest_timer: Timer | None = None
         self.members: Members
         self.invoker: Invoker
         self.executor: Executor
@@ -78,7 +86,7 @@ class Node:
         self._server: Server
         self._targets: Targets
         self._specs = Specs(self.request, self.events, lambda: self.clock())
-        self._routes: dict[tuple[str, str | None], tuple[str, bool]] = {}
+        self._routes: Routes
         self._look = anyio.Event()
         self._stop = anyio.Event()
 
@@ -105,15 +113,17 @@ class Node:
                     meters.append(partial(pack.resources, backend))
             self._group = await stack.enter_async_context(anyio.create_task_group())
             self._workers = Workers(self._group)
+            self._begin_trust()
             self.invoker = Invoker(self, self.catalogue, self.journal, self.events)
             self.invoker.backends, self.invoker.guard = tuple(backends), self._guard
             self.executor = Executor(self, self.invoker, self.journal, self.timers, self._workers, self.clock)
             self.executor.slots = self._resources.slots
             self.executor.on_saw = lambda skill, took, size: self.costs.saw(skill, self.id, took, size, self.wall())
             self._server = Server(self.invoker, self._workers, self.timers, self.clock)
+            hello = {"name": self.name, "kind": self.kind, "vouch": self.admission.vouch()}
             self.links = Links(
-                self.id, {"name": self.name, "kind": self.kind}, self._transports, self.candidates, self.timers,
-                self.clock, self, self._group,
+                self.id, hello, self._transports, self.candidates, self.timers, self.clock, self, self._group,
+                self.admission,
             )  # fmt: skip
             self._gauge = Gauge(self._resources, meters)
             me = Device(
@@ -121,10 +131,12 @@ class Node:
                 resources=self._gauge.look(self.clock()), simulated=simulated,
             )  # fmt: skip
             self.members = Members(me)
+            self.members.admits = self.admission.admits
+            self._routes = Routes(self.members, self.costs, self.link_between)
             desk = Desk(self, self.journal, self.events, self.costs, self.clock, self.wall)
             self.runs = Runs(desk, self.new_id)
             self._targets = Targets(
-                self.id, self.executor, self.invoker, self.runs, self.members, self._specs, self.clock
+                self.id, self.executor, self.invoker, self.runs, self.members, self._specs, self.admission, self.clock
             )
             addresses = []
             for transport in self._transports.values():
@@ -134,6 +146,8 @@ class Node:
             self._group.start_soon(self._workers.run)
             self._group.start_soon(self._watch_members)
             self._group.start_soon(self.links.dial_candidates)
+            self._group.start_soon(self.admission.run)
+            self._watch_guests()
             self.events.tell("node.started", device=self.id, name=self.name, addresses=addresses)
             task_status.started()
             try:
@@ -172,7 +186,7 @@ class Node:
         self._change(addresses=tuple(addresses))
 
     def _change(self, **fields: Any) -> None:
-        self._routes.clear()
+        self._routes.forget()
         self.members.change(self.clock(), **fields)
         self._look.set()
 
@@ -218,12 +232,40 @@ class Node:
                 self.members.sent(peer_id, now)
         changed = ""
         for kind, fields in self.members.events():
-            self._routes.clear()
+            self._routes.forget()
             self.events.tell(kind, **fields)
             if kind in ("device.joined", "device.left", "device.suspect"):
                 changed = f"{fields.get('name', short(fields['device']))} {kind.removeprefix('device.')}"
         if changed:
             self.runs.mesh_changed(changed)
+
+    # -- trust ---------------------------------------------------------------------------------------------------------
+
+    def _begin_trust(self) -> None:
+        self.admission = Admission(
+            self.id, self._trust, self.events, self.clock, self.wall, self._tell_roster, lambda: self.links.up,
+            self._roster_changed,
+        )  # fmt: skip
+
+    def _tell_roster(self, device: str, content: dict[str, Any]) -> None:
+        if (peer := self.links.up.get(device)) is not None:
+            peer.note("slip.roster", content)
+
+    def _roster_changed(self) -> None:
+        """Somebody joined or was thrown out: at once, whoever is out is cut off, and nobody sees it any more."""
+        self.links.hello["vouch"] = self.admission.vouch()
+        self.links.recheck()
+        self.members.roster_changed()
+        self._routes.forget()
+        self._look.set()
+        self._watch_guests()
+
+    def _watch_guests(self) -> None:
+        """Cut off the next guest when their time is over."""
+        if self._guest_timer is not None:
+            self._guest_timer.cancel()
+        if (left := self.admission.seconds_left()) != float("inf"):
+            self._guest_timer = self.timers.at(self.clock() + left, self._roster_changed)
 
     # -- links (links.LinksOwner, peer.PeerOwner) --------------------------------------------------------------------
 
@@ -244,6 +286,7 @@ class Node:
         """There is a new link: tell it what we know, and send again what the last one may have lost."""
         self.members.link_up(peer.id, self.clock())
         self.events.tell("link.up", device=peer.id, name=clean(hello.get("name", "")), address=peer.link.address)
+        self.admission.greet(peer.id)
         peer.note("slip.digest", {"digest": {k: list(v) for k, v in self.members.digest().items()}})
         self._look.set()
         self.executor.link_up(peer.id)
@@ -286,7 +329,9 @@ class Node:
 
     # -- calls that come in ------------------------------------------------------------------------------------------
 
-    def peer_call(self, peer: Peer, stream: int, target: str, args: dict[str, Any], key: str, left: float) -> None:
+    def peer_call(
+        self, peer: Peer, stream: int, target: str, args: dict[str, Any], key: str, left: float, origin: str
+    ) -> None:
         """A peer calls a skill of ours, or asks something about a run."""
         if target.startswith("slip."):
             if target == "slip.undo":  # the only one that takes time
@@ -381,88 +426,6 @@ class Node:
         return await self._specs.of_mesh(self.members.present())
 
     # -- what people and programs do ---------------------------------------------------------------------------------
-
-    async def call(
-        self, skill: str | Callable[..., Any], args: Mapping[str, Any] | None = None, *, on: str | None = None,
-        key: str = "", deadline: float | None = None, on_progress: Callable[[float, str], None] | None = None,
-    ) -> Any:  # fmt: skip
-        """Run one skill where it runs best, or on the device `on` (id, name or kind); its result.
-
-        A skill's name gives and takes plain values; the decorated function itself gives and takes its own types. A
-        lost link is dialled again and the call repeated under the same key, which cannot double it.
-
-        Raises:
-            SlipError: no device has it, the arguments are wrong, or it failed; `fault` says whose it is.
-        """
-        spec = None if isinstance(skill, str) else spec_of(skill)
-        name = skill if isinstance(skill, str) else spec_of(skill).name
-        plain = dict(args or {}) if spec is None else spec.dump_args(args or {})
-        _, outcome, value = await self.invoke(name, plain, on=on, key=key, deadline=deadline, on_progress=on_progress)
-        if spec is None:
-            return value
-        return Submitted(**value) if outcome == "submitted" else spec.load(value)
-
-    async def invoke(
-        self, skill: str, args: dict[str, Any], *, on: str | None = None, key: str = "",
-        deadline: float | None = None, on_progress: Callable[[float, str], None] | None = None,
-    ) -> tuple[str, str, Any]:  # fmt: skip
-        """As `call`, by name: the device that ran it, the outcome (`done` or `submitted`) and the plain value."""
-        if deadline is None:
-            deadline = self.clock() + CALL_SECONDS
-        device, repeatable = self._route(skill, on)
-        if not key and not repeatable:
-            key = self.new_id()
-        if device == self.id:
-            spec = self.catalogue.get(skill)
-            return device, *await self._server.here(spec, args, key, self.id, deadline, on_progress)
-        while True:
-            peer = self.links.up.get(device) or await self.links.in_time(device, deadline)
-            try:
-                return device, *await peer.call(skill, args, key=key, deadline=deadline, on_progress=on_progress)
-            except LinkLost:
-                # one that is not of this link is the skill's answer: it lost somebody else
-                if not peer.lost or not (key or repeatable) or self.clock() >= deadline:
-                    raise
-
-    async def stream(
-        self, skill: str, args: dict[str, Any], *, on: str | None = None, deadline: float | None = None
-    ) -> AsyncIterator[Any]:
-        """Run a streaming skill and go through its items as they come.
-
-        Raises:
-            SlipError: as `call`.
-        """
-        device, _ = self._route(skill, on)
-        if device == self.id:
-            until = deadline or self.clock() + CALL_SECONDS
-            _, value = await self._server.here(self.catalogue.get(skill), args, "", self.id, until, None)
-            for item in value["result"]:
-                yield item
-            return
-        peer = self.links.up.get(device) or await self.links.to(device)
-        async with aclosing(peer.stream(skill, args, deadline=deadline)) as items:
-            async for item in items:
-                yield item
-
-    def _route(self, skill: str, on: str | None) -> tuple[str, bool]:
-        """The device that runs a call best, and whether the skill may be repeated there."""
-        if (route := self._routes.get((skill, on))) is not None:
-            return route
-        present = self.members.present()
-        if not any(d.offer(skill) for d in present):
-            names = {o.name for d in present for o in d.offers}
-            raise NoDevice(
-                f"no device can run {skill}", "none in the mesh offers it", nearest(skill, names), skill=skill
-            )
-        there = None if on is None else self.members.find(on)
-        if there is None or there.offer(skill) is None:
-            placed = assign([Job(skill, skill, on=on)], present, self.costs, self.link_between).steps[skill]
-            there = self.members.get(placed.device)
-        offer = there.offer(skill)
-        route = there.id, offer is not None and Effect(offer.effect).repeatable
-        if on is not None:  # what a person named stays the same until the mesh changes; the rest follows the costs
-            self._routes[skill, on] = route
-        return route
 
     async def start(self, plan: Plan) -> Dispatch:
         """Begin a run of a plan; `run.ended` is set at its end.

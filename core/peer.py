@@ -22,6 +22,8 @@ FLOOD_LIMIT: Final = 5000
 BURST: Final = 4096
 """Bytes that are joined at most before they go out."""
 KEY_LIMIT: Final = 200
+HELD_LIMIT: Final = 64
+"""Messages that a peer may send while it is not yet known whether it is let in."""
 _RESULT, _ERROR, _CALL = int(Kind.RESULT), int(Kind.ERROR), int(Kind.CALL)
 _UNASKED: Final = frozenset((Kind.NOTE, Kind.NEWS, Kind.BEAT, Kind.CANCEL))
 
@@ -29,8 +31,10 @@ _UNASKED: Final = frozenset((Kind.NOTE, Kind.NEWS, Kind.BEAT, Kind.CANCEL))
 class PeerOwner(Protocol):
     """Whom a peer's messages reach. All of it is called on the event loop and must not block."""
 
-    def peer_call(self, peer: Peer, stream: int, target: str, args: dict[str, Any], key: str, left: float) -> None:
-        """The peer calls; the answer goes to `peer.answer` or `peer.fail`."""
+    def peer_call(
+        self, peer: Peer, stream: int, target: str, args: dict[str, Any], key: str, left: float, origin: str
+    ) -> None:
+        """The peer calls, on behalf of `origin` if it names one; the answer goes to `peer.answer` or `peer.fail`."""
 
     def peer_cancel(self, peer: Peer, stream: int, why: str) -> None:
         """The peer no longer wants an answer."""
@@ -54,8 +58,9 @@ class PeerOwner(Protocol):
 class PeerKeeper(Protocol):
     """Who keeps the peers of a device."""
 
-    def peer_hello(self, peer: Peer, hello: dict[str, Any]) -> None:
-        """The peer said who it is; a SlipError that is raised refuses it."""
+    def peer_hello(self, peer: Peer, hello: dict[str, Any]) -> bool:
+        """The peer said who it is: whether it is let in now. If not, `admit` or `refuse` follows; a SlipError that is
+        raised refuses it."""
 
     def peer_lost(self, peer: Peer, why: SlipError | None) -> None:
         """The link is gone; the last call about this peer."""
@@ -99,6 +104,7 @@ class Peer:
         self._refused: SlipError | None = None
         self._unasked, self._since = 0, 0.0
         self._burst = 0
+        self._held: list[list[Any]] | None = None
         link.start(self)
         self.flush()
 
@@ -120,7 +126,10 @@ class Peer:
         self._owner.peer_heard(self, now)
         try:
             for message in self._session.receive(data):
-                self._take(message, now)
+                if self._held is None:
+                    self._take(message, now)
+                else:
+                    self._hold(message)
         except SlipError as error:
             self.refuse(error)
             return
@@ -159,10 +168,12 @@ class Peer:
                 else:
                     self._finish(pending, error=from_wire(message[2]))
         elif kind == _CALL:
-            _, stream, target, args, key, left = message[:6]
+            _, stream, target, args, key, left, origin = message[:7]
             if len(key) > KEY_LIMIT:
                 raise ProtocolError(f"an idempotency key of {len(key)} characters", f"{KEY_LIMIT} are allowed")
-            self._owner.peer_call(self, stream, target, args, key, left)
+            if len(origin) > KEY_LIMIT:
+                raise ProtocolError(f"an origin of {len(origin)} characters", f"{KEY_LIMIT} are allowed")
+            self._owner.peer_call(self, stream, target, args, key, left, origin)
         elif kind == Kind.PROGRESS:
             pending = self._pending.get(message[1])
             if pending is not None and pending.on_progress is not None:
@@ -184,12 +195,36 @@ class Peer:
         elif kind == Kind.NOTE:
             self._owner.peer_note(self, clean(message[1], 100), message[2])
         elif kind == Kind.HELLO:
-            self._keeper.peer_hello(self, message[1])
-            self.up = True
-            self.settled.set()
+            if self._keeper.peer_hello(self, message[1]):
+                self.up = True
+                self.settled.set()
+            else:
+                self._held = []
         elif kind == Kind.BYE:
             self._refused = reason(message)
             self.link.close()
+
+    def _hold(self, message: list[Any]) -> None:
+        if message[0] == Kind.BYE:
+            self._take(message, self._clock())
+        elif self._held is not None:
+            self._held.append(message)
+            if len(self._held) > HELD_LIMIT:
+                raise ProtocolError("too much was said before this device was let in", f"{HELD_LIMIT} messages")
+
+    def admit(self) -> None:
+        """Let in a peer that `peer_hello` had wait: what it said meanwhile is heard now."""
+        held, self._held = self._held or [], None
+        self.up = True
+        self.settled.set()
+        now = self._clock()
+        try:
+            for message in held:
+                self._take(message, now)
+        except SlipError as error:
+            self.refuse(error)
+            return
+        self.flush()
 
     def _take_item(self, stream: int, value: Any, cost: int) -> None:
         pending = self._pending.get(stream)
@@ -228,7 +263,7 @@ class Peer:
         while not self.link.full() and (data := self._session.next_chunk()):
             self.link.write(data)
 
-    def _begin(self, pending: Pending, args: dict[str, Any], key: str) -> int:
+    def _begin(self, pending: Pending, args: dict[str, Any], key: str, origin: str = "") -> int:
         if self.lost or self._session.closed:
             raise LinkLost(f"there is no link to {self.id[:7]}")
         if len(self._pending) >= CALLS_LIMIT:
@@ -239,7 +274,7 @@ class Peer:
             if left <= 0:
                 raise TimedOut(f"{pending.target} was not done in time")
             self._sweep.before(pending.deadline)
-        stream = self._session.call(pending.target, args, key, left, reads=pending.items is not None)
+        stream = self._session.call(pending.target, args, key, left, origin, reads=pending.items is not None)
         self._pending[stream] = pending
         # the only call under way goes out at once; others are joined with those that the same turn makes
         self.flush(now=len(self._pending) == 1)
@@ -256,7 +291,7 @@ class Peer:
 
     async def call(
         self, target: str, args: dict[str, Any], *, key: str = "", deadline: float | None = None,
-        on_progress: Callable[[float, str], None] | None = None,
+        on_progress: Callable[[float, str], None] | None = None, origin: str = "",
     ) -> tuple[str, Any]:  # fmt: skip
         """Call a skill there, or one of the mesh's own targets; its outcome and value.
 
@@ -267,7 +302,7 @@ class Peer:
             SlipError: what the other side reported; LinkLost or TimedOut from this side.
         """
         pending = Pending(target, inf if deadline is None else deadline, on_progress)
-        stream = self._begin(pending, args, key)
+        stream = self._begin(pending, args, key, origin)
         try:
             await pending.wake
         except BaseException:

@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from . import schema as js
 from .errors import UsageError
@@ -77,7 +77,7 @@ class Step:
     args: dict[str, Any] = field(default_factory=dict)
     after: tuple[str, ...] = ()
     when: Condition | None = None
-    for_each: dict[Literal["$ref"], str] | None = None
+    for_each: Annotated[dict[Literal["$ref"], str], Field(min_length=1)] | None = None
     on: str | None = None
     deadline_ms: int | None = None
     on_error: Literal["fail", "skip", "replan"] = "fail"

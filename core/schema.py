@@ -102,9 +102,10 @@ def problem(value: Any, schema: Schema, root: Schema | None = None, where: str =
 
 def _problem(value: Any, schema: Schema, root: Schema, where: str) -> tuple[str, str] | None:
     kinds = _kinds(schema)
-    if kinds and not any(_is(value, kind) for kind in kinds):
+    listed = "enum" in schema and value in schema["enum"]  # Python's equality, as pydantic's: true is 1
+    if kinds and not listed and not any(_is(value, kind) for kind in kinds):
         return where, f"should be {' or '.join(kinds)}, not {_name(value)}"
-    if "enum" in schema and value not in schema["enum"]:
+    if "enum" in schema and not listed:
         return where, f"should be one of {', '.join(map(str, schema['enum'][:12]))}"
     if "const" in schema and value != schema["const"]:
         return where, f"should be {schema['const']}"

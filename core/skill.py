@@ -53,6 +53,14 @@ class Consent(StrEnum):
     ALWAYS = "always"
 
 
+class Driving(StrEnum):
+    """What a vehicle is doing, as Android Automotive names it; whoever does not know says `moving`."""
+
+    PARKED = "parked"
+    IDLING = "idling"
+    MOVING = "moving"
+
+
 class Outcome(StrEnum):
     """How an invocation ended, and what `reconcile` may answer (`done` or `not_done`)."""
 
@@ -126,6 +134,7 @@ class SkillSpec:
     def __init__(
         self, fn: Callable[..., Any], name: str, effect: Effect, *, title: str, undoable: bool, resumable: bool,
         needs: tuple[str, ...], cost: Cost, consent: Consent, lock: str | None, phrases: tuple[str, ...],
+        driving: Driving | None = None,
     ) -> None:  # fmt: skip
         if not _NAME.fullmatch(name) or name.startswith("slip."):
             raise UsageError(f"{name!r} is no skill name", "it needs dotted lower-case words, outside slip.*",
@@ -137,6 +146,8 @@ class SkillSpec:
         self.description = inspect.cleandoc(fn.__doc__)
         self.undoable, self.resumable, self.needs = undoable, resumable, needs
         self.cost, self.consent, self.lock, self.phrases = cost, consent, lock, phrases
+        # what nobody thought about must not move anything in a moving car
+        self.driving = driving or (Driving.IDLING if effect is Effect.PHYSICAL else Driving.MOVING)
         self.streaming = inspect.isasyncgenfunction(fn)
         if not self.streaming and not inspect.iscoroutinefunction(fn):
             raise UsageError(f"{name} is not async", hint="declare it with `async def`", skill=name)
@@ -326,13 +337,14 @@ class Skill(Protocol[P, R_co]):
 def skill(
     name: str, *, effect: Effect, title: str = "", undoable: bool = False, resumable: bool = False,
     needs: Iterable[str] = (), cost: Cost = Cost(), consent: Consent = Consent.DEFAULT, lock: str | None = None,
-    phrases: Iterable[str] = (),
+    phrases: Iterable[str] = (), driving: Driving | None = None,
 ) -> Callable[[Callable[P, R_co]], Skill[P, R_co]]:  # fmt: skip
     """Make a skill of an async function `fn(ctx, ...)`; the function itself stays as it is.
 
     `effect` is what it does to the world; `needs` are capabilities without which it is not offered; `lock` is held by
-    one invocation at a time, mesh-wide. `fn.undo` and `fn.reconcile` register its compensation and its
-    "did it happen?". `fn.spec` is the SkillSpec.
+    one invocation at a time, mesh-wide; `driving` is the most that a vehicle may be doing while it runs (left out:
+    idling for what is physical, moving for the rest; the policy's floor stands above it). `fn.undo` and `fn.reconcile`
+    register its compensation and its "did it happen?". `fn.spec` is the SkillSpec.
 
     Raises:
         UsageError: the name, the signature or the docstring will not do.
@@ -341,7 +353,7 @@ def skill(
     def decorate(fn: Callable[P, R_co]) -> Skill[P, R_co]:
         spec = SkillSpec(
             fn, name, effect, title=title, undoable=undoable, resumable=resumable, needs=tuple(needs), cost=cost,
-            consent=consent, lock=lock, phrases=tuple(phrases),
+            consent=consent, lock=lock, phrases=tuple(phrases), driving=driving,
         )  # fmt: skip
 
         def undo(compensation: F) -> F:
@@ -384,7 +396,8 @@ class Pack:
 
     `open(settings)` is an async context manager that yields the backend (a simulator, a bus, an API client); a skill
     gets at it with `ctx.backend(Class)`. `settings` has what the config says, and `state`: a folder of the pack's own.
-    `capabilities(backend)` says what is really there, `resources(backend)` its `battery` (0 to 1) and `charging`.
+    `capabilities(backend)` says what is really there, `resources(backend)` its `battery` (0 to 1) and `charging`,
+    `driving(backend)` what the vehicle is doing, None if the pack belongs to none.
     """
 
     name: str
@@ -393,6 +406,7 @@ class Pack:
     capabilities: Callable[[Any], Iterable[str]] = lambda backend: ()
     resources: Callable[[Any], Mapping[str, Any]] = lambda backend: {}
     simulated: bool = False
+    driving: Callable[[Any], Driving | None] = lambda backend: None
 
 
 @dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .admission import Admission
 from .errors import ProtocolError, UsageError
 from .execute import Executor
 from .invoke import Invoker
@@ -25,10 +26,10 @@ class Targets:
 
     def __init__(
         self, me: str, executor: Executor, invoker: Invoker, runs: Runs, members: Members,
-        specs: Specs, clock: Callable[[], float],
+        specs: Specs, admission: Admission, clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self._me, self._executor, self._invoker = me, executor, invoker
-        self._runs, self._members, self._specs, self._clock = runs, members, specs, clock
+        self._runs, self._members, self._specs, self._admission, self._clock = runs, members, specs, admission, clock
 
     def ask(self, device: str, target: str, content: Mapping[str, Any]) -> Any:
         """What a device (this one too) asks.
@@ -79,5 +80,7 @@ class Targets:
                 run.progress(device, content)
             elif target == "slip.digest":
                 self._members.digest_from(device, content["digest"], self._clock())
+            elif target == "slip.roster":
+                self._admission.note(device, content)
         except _UNREADABLE as error:
             raise ProtocolError(f"{target} cannot be read", f"{type(error).__name__}: {error}") from error

@@ -26,11 +26,12 @@ from . import places
 from .config import Config, Loaded
 from .control_server import ControlServer
 from .core.errors import SlipError, UsageError, from_wire
-from .core.identity import CERTIFICATE, ROOT, Identity, Mesh, make_mesh
+from .core.identity import CERTIFICATE, Identity
 from .core.journal import Journal
 from .core.node import Node
 from .core.skill import Pack
 from .guard import StallGuard
+from .keeper import RosterKeeper
 from .log import Log
 from .notify import notify, watchdog_seconds
 from .skills import load as load_packs
@@ -52,7 +53,7 @@ def up(flags: Mapping[str, Any], *, new_mesh: bool = False, mesh: Path | None = 
     """
     loaded = settings.load(flags)
     with held(loaded.config.state, make=new_mesh or mesh is not None):
-        identity = identity_in(loaded.config.state, new_mesh=new_mesh, mesh=mesh)
+        identity = identity_in(loaded.config, new_mesh=new_mesh, mesh=mesh)
         journal = Journal(loaded.config.state / places.JOURNAL, time.time)
         journal.forget_old()
         try:
@@ -77,7 +78,7 @@ def held(state: Path, *, make: bool) -> Iterator[None]:
         elif not (state / CERTIFICATE).exists():
             raise UsageError(
                 f"no identity in {state}", "this device belongs to no mesh yet",
-                "slip demo (a tour), slip dev (a throw-away mesh), or slip up --new-mesh (a mesh of one, kept there)",
+                "slip pair join CODE (another device lets this one in), slip pair new (the first one), or slip demo",
             )  # fmt: skip
         descriptor = os.open(state / places.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -96,26 +97,31 @@ def held(state: Path, *, make: bool) -> Iterator[None]:
         os.close(descriptor)
 
 
-def identity_in(state: Path, *, new_mesh: bool, mesh: Path | None) -> Identity:
-    """The identity in a state folder, made first if a mesh root to make it with is given.
+def identity_in(config: Config, *, new_mesh: bool, mesh: Path | None) -> Identity:
+    """The identity in a state folder, made first if that is asked for: as the first device of a mesh, or let in by an
+    owner whose state lies in the folder `mesh`.
 
     Raises:
         UsageError: there is none, or there is one already and it belongs to another mesh.
     """
+    state = config.state
     there = (state / CERTIFICATE).exists()
-    if new_mesh:
-        if there:
-            raise UsageError(f"{state} belongs to a mesh already", "a device is in one mesh", "leave out --new-mesh")
-        _apart(lambda: Identity.create(state, make_mesh(state / places.MESH)))
-    elif mesh is not None and not there:
-        try:
-            _apart(lambda: Identity.create(state, Mesh.load(mesh)))
-        except UsageError as error:
-            hint = error.hint or f"slip up --new-mesh makes one, in {places.MESH} of its state folder"
-            raise UsageError(error.what, error.why, hint) from None
+    if new_mesh and there:
+        raise UsageError(f"{state} belongs to a mesh already", "a device is in one mesh", "leave out --new-mesh")
+
+    def make() -> None:
+        from .core import authority
+
+        if mesh is None:
+            authority.found(state, config.name, config.kind)
+        else:
+            authority.admit_here(mesh, state, config.name, config.kind)
+
+    if new_mesh or (mesh is not None and not there):
+        _apart(make)
     identity = Identity.load(state)
-    if mesh is not None and identity.root.read_bytes() != (mesh / ROOT).read_bytes():
-        raise UsageError(f"{state} belongs to another mesh", f"not to the one in {mesh}", "choose another --state")
+    if mesh is not None and identity.root.read_bytes() != Identity.load(mesh).root.read_bytes():
+        raise UsageError(f"{state} belongs to another mesh", f"not to the one of {mesh}", "choose another --state")
     return identity
 
 
@@ -167,14 +173,15 @@ class Daemon:
         config = self._config
         guard = StallGuard()
         candidates = Candidates(self._identity.id)
+        self._keeper = RosterKeeper(config.state)
         transport = TlsTransport(self._identity, config.listen.hosts, config.listen.port, self._refused)
         node = self._node = Node(
             self._identity.id, config.name, config.kind, transports=[transport],
             packs=[(pack, self._settings_of(pack)) for pack in self._packs.values()], journal=self._journal,
-            candidates=candidates, guard=guard,
+            candidates=candidates, guard=guard, trust=self._keeper,
         )  # fmt: skip
         node.events.listen(self._log.event)
-        about = {"state": str(config.state), "mesh": str(config.state / places.MESH)}
+        about = {"state": str(config.state)}
         async with anyio.create_task_group() as group:
             # signals first: one that comes while we start must be obeyed as well
             with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals, guard:

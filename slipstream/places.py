@@ -17,8 +17,6 @@ PROJECT: Final = "slipstream.toml"
 SOCKET: Final = "rw.sock"
 JOURNAL: Final = "journal.db"
 LOCK: Final = "lock"
-MESH: Final = "mesh"
-"""The folder inside the state folder where `slip up --new-mesh` keeps the root."""
 
 _PATH_LIMIT = 100  # sun_path holds 107 bytes and a NUL (unix(7)); some are kept for the way around it
 

@@ -27,9 +27,44 @@ from .core.journal import Journal
 from .core.node import Node
 from .core.plan import Plan, load
 from .core.skill import Pack
+from .core.trust import Role, Roster, Statement
 from .transports.memory import MemoryTransport, Network
 
 Skills = Iterable[Callable[..., Any]]
+
+
+class Friends:
+    """A roster whose statements nobody signed, for tests: whoever is added is of the mesh, until revoked."""
+
+    def __init__(self, *owners: str) -> None:
+        self._root = "the root of a test"
+        self.roster = Roster(self._root)
+        for owner in owners:
+            self.add(owner)
+
+    def add(self, device: str, role: Role = Role.OWNER, *, until: float | None = None, profile: str = "") -> None:
+        """Let a device in, or change what it is; the first one must be an owner."""
+        members = self.roster.members()
+        signer = members[0].id if members else self._root
+        number = 1 + sum(s.kind == "add" and s.subject == device for s in self.roster.statements)
+        self._say("add", signer, device, role=role, until=until, profile=profile, number=number)
+
+    def revoke(self, device: str, by: str = "") -> None:
+        """Throw a device out."""
+        by = by or next(m.id for m in self.roster.members() if m.id != device)
+        self._say("revoke", by, device, last=self.roster.next_seq(device) - 1)
+
+    def _say(self, kind: Any, signer: str, device: str, *, role: Role | None = None, until: float | None = None,
+             profile: str = "", number: int = 0, last: int = 0) -> None:  # fmt: skip
+        self.roster.merge([Statement(
+            kind=kind, mesh=self._root, signer=signer, seq=self.roster.next_seq(signer), subject=device, role=role,
+            name=device, device_kind=device, until=until, profile=profile, number=number, last=last, at=0.0, spki=b"",
+            signature=b"",
+        )])  # fmt: skip
+
+    async def take(self, statements: list[bytes]) -> None:
+        """Believe what others say of the roster."""
+        self.roster.merge([Statement.from_wire(s) for s in statements])
 
 
 class Mesh:
@@ -43,6 +78,8 @@ class Mesh:
         self._scopes: dict[str, anyio.CancelScope] = {}
         self._down: dict[str, anyio.Event] = {}
         self._crashed: set[str] = set()
+        self.friends = Friends()
+        """Who is of this mesh; all devices share it."""
 
     def __getitem__(self, name: str) -> Node:
         return self.nodes[name]
@@ -53,13 +90,14 @@ class Mesh:
         """Let one more device join; the packs that come with its kind are loaded if none are given."""
         chosen = list(packs)
         (self._folder / name).mkdir(exist_ok=True)
+        self.friends.add(name)
 
         def make() -> Node:
             state = {"state": str(self._folder / name)}
             return Node(
                 name, name, kind or name, transports=[MemoryTransport(self.network, name)],
                 packs=[(pack, state) for pack in chosen], journal=Journal(self._folder / f"{name}.db", self._wall),
-                resources=resources, wall=self._wall,
+                resources=resources, wall=self._wall, trust=self.friends,
             )  # fmt: skip
 
         self._makers[name] = make

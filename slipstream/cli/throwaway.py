@@ -1,5 +1,7 @@
 """A throw-away mesh: real daemons, each in a process of its own with its own key, port and state, on loopback only.
 
+The first one is its owner and lets the others in, as `slip pair` does, only without a network between them.
+
 They are told nothing but what is given here: no config file of the person, no variable of the environment. They end
 with whoever started them, whatever ends that: a signal, an error, `kill -9`.
 """
@@ -24,8 +26,9 @@ from threading import Thread
 from typing import Any, Final
 
 from .. import control
+from ..core import authority
 from ..core.errors import NotRunning, SlipError, TimedOut
-from ..core.identity import Identity, make_mesh
+from ..core.identity import Identity
 from ..places import socket_of
 
 LOOPBACK: Final = "127.0.0.1"
@@ -77,7 +80,7 @@ class Devices:
         self.heard: SimpleQueue[Heard] = SimpleQueue()
         self.names: dict[str, str] = {}
         """The devices' names by id."""
-        self._mesh = make_mesh(folder / "mesh")
+        self._owner: Path | None = None
 
     def __enter__(self) -> Devices:
         return self
@@ -92,7 +95,12 @@ class Devices:
         """Start a device; `config` is what its slipstream.toml says. It is up once its `node.started` is heard."""
         folder = self.folder / name
         folder.mkdir(mode=0o700)
-        identity = Identity.create(folder / "state", self._mesh)
+        if self._owner is None:
+            self._owner = folder / "state"
+            authority.found(self._owner, name, kind)
+        else:
+            authority.admit_here(self._owner, folder / "state", name, kind)
+        identity = Identity.load(folder / "state")
         self.names[identity.id] = name
         (folder / "slipstream.toml").write_text(config, encoding="utf-8")
         command = [

@@ -20,8 +20,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-mdns", action="store_true", help="neither announce nor look for devices by mDNS")
     parser.add_argument("--log", choices=("auto", "json", "plain"), help="form of the log on stderr")
     mesh = parser.add_mutually_exclusive_group()
-    mesh.add_argument("--new-mesh", action="store_true", help="make a mesh of one, kept in the state folder")
-    mesh.add_argument("--mesh", type=Path, metavar="DIR", help="join the mesh whose root lies in that folder")
+    mesh.add_argument("--new-mesh", action="store_true", help="be the first device of a new mesh (as slip pair new)")
+    mesh.add_argument(
+        "--mesh", type=Path, metavar="DIR", help="be let in by the owner whose state folder that is, on this machine"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -34,11 +36,10 @@ def main(args: argparse.Namespace) -> int:
         "log": "json" if args.json else args.log, "state": _state(args), **_peers(args.peer or []),
     }  # fmt: skip
     from ..daemon import up
-    from ..places import MESH
 
     if args.new_mesh:
-        note(f"a new mesh of one: its root lies in {flags['state']}/{MESH}; who holds that folder lets devices in")
-        note(f"more devices on this machine: slip up --state OTHER --mesh {flags['state']}/{MESH} --port 0")
+        note("a new mesh of one; other devices: slip pair invite here, slip pair join CODE there")
+        note(f"more devices on this machine: slip up --state OTHER --mesh {flags['state']} --port 0")
     return up(flags, new_mesh=args.new_mesh, mesh=args.mesh)
 
 

@@ -22,8 +22,8 @@ from threading import Thread
 from typing import Any
 
 from slipstream import control
+from slipstream.core import authority
 from slipstream.core.errors import NotRunning
-from slipstream.core.identity import make_mesh
 
 NAME = "daemon"
 STARTS, MEETINGS, IDLE_SECONDS, KILLS = 8, 20, 20.0, 5
@@ -50,7 +50,7 @@ class Daemon:
                     if not k.startswith("SLIPSTREAM_") and k != "PYTHONDONTWRITEBYTECODE"}  # fmt: skip
             command = [
                 sys.executable, "-m", "slipstream", "up", "--state", str(self.state), "--name", self.name,
-                "--mesh", str(self._folder / "mesh"), "--kind", self.kind, "--pack", self.kind,
+                "--kind", self.kind, "--pack", self.kind,
                 "--port", "0", "--host", "127.0.0.1", "--interface", "127.0.0.1",
             ]  # fmt: skip
             told = {"NOTIFY_SOCKET": str(where), "XDG_CONFIG_HOME": str(self._folder)}
@@ -108,8 +108,10 @@ def figures(args: Any = None) -> dict[str, float]:
     """All figures of one run."""
     with tempfile.TemporaryDirectory(prefix="slipstream-bench-") as name:
         folder = Path(name)
-        make_mesh(folder / "mesh")
         a, b, c = (Daemon(folder, kind, kind) for kind in ("hub", "car", "phone"))
+        authority.found(a.state, a.name, a.kind)
+        for daemon in (b, c):
+            authority.admit_here(a.state, daemon.state, daemon.name, daemon.kind)
         try:
             return measure(a, b, c)
         finally:
@@ -119,7 +121,7 @@ def figures(args: Any = None) -> dict[str, float]:
 
 
 def measure(a: Daemon, b: Daemon, c: Daemon) -> dict[str, float]:
-    for daemon in (a, b, c):  # makes the identities, and warms the caches
+    for daemon in (a, b, c):  # warms the caches
         daemon.start()
         daemon.end()
     starts = []

@@ -34,13 +34,15 @@ from typing import Any
 import anyio
 from pydantic import BaseModel
 
+from slipstream.core import authority
 from slipstream.core.errors import SlipError
 from slipstream.core.events import Event
-from slipstream.core.identity import Identity, make_mesh
+from slipstream.core.identity import Identity
 from slipstream.core.journal import Journal
 from slipstream.core.node import Node
 from slipstream.core.plan import load
 from slipstream.core.skill import Context, Cost, Effect, Outcome, Pack, skill
+from slipstream.keeper import RosterKeeper
 from slipstream.transports.discovery import Candidates, Found
 from slipstream.transports.tls import TlsTransport
 
@@ -179,7 +181,8 @@ async def be_device(folder: Path, name: str) -> None:
             candidates.add(Found(device, (f"tls://127.0.0.1:{port}",), "static"), asyncio.get_running_loop().time())
     pack = Pack("kill", tuple(SKILLS.values()), open=lambda _: the_world(folder))
     node = Node(identity.id, name, name, transports=[TlsTransport(identity, ["127.0.0.1"], places[name][1])],
-                packs=[(pack, {})], journal=Journal(journal_at, time.time), candidates=candidates)  # fmt: skip
+                packs=[(pack, {})], journal=Journal(journal_at, time.time), candidates=candidates,
+                trust=RosterKeeper(folder / name))  # fmt: skip
 
     def tell(event: Event) -> None:
         fields = event.fields
@@ -498,8 +501,10 @@ def free_ports(count: int) -> list[int]:
 
 async def measure(folder: Path, kills: int, seed: int) -> tuple[Outcomes, float]:
     (folder / "world").mkdir()
-    trust = make_mesh(folder / "mesh")
-    ids = [Identity.create(folder / name, trust).id for name in DEVICES]
+    authority.found(folder / DEVICES[0], DEVICES[0], DEVICES[0])
+    for name in DEVICES[1:]:
+        authority.admit_here(folder / DEVICES[0], folder / name, name, name)
+    ids = [Identity.load(folder / name).id for name in DEVICES]
     places = dict(zip(DEVICES, zip(ids, free_ports(len(DEVICES)), strict=True), strict=True))
     (folder / "places").write_text(json.dumps(places))
     zygote = subprocess.Popen([sys.executable, __file__, "--devices", folder], stdin=subprocess.PIPE, text=True)

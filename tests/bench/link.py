@@ -26,10 +26,12 @@ import anyio
 import msgpack
 from pydantic import BaseModel
 
-from slipstream.core.identity import Identity, host_of, make_mesh
+from slipstream.core import authority
+from slipstream.core.identity import Identity, host_of
 from slipstream.core.node import Node
 from slipstream.core.plan import load
 from slipstream.core.skill import Context, Cost, Effect, Pack, skill
+from slipstream.keeper import RosterKeeper
 from slipstream.transports.tls import TlsTransport
 
 NAME = "link"
@@ -159,7 +161,10 @@ async def serve(role: str, folder: Path) -> None:
 
 @asynccontextmanager
 async def node(identity: Identity, name: str) -> AsyncIterator[Node]:
-    made = Node(identity.id, name, name, transports=[TlsTransport(identity, ["127.0.0.1"])], packs=[(PACK, {})])
+    made = Node(
+        identity.id, name, name, transports=[TlsTransport(identity, ["127.0.0.1"])], packs=[(PACK, {})],
+        trust=RosterKeeper(identity.key.parent),
+    )  # fmt: skip
     async with anyio.create_task_group() as group:
         await group.start(made.run)
         yield made
@@ -208,8 +213,9 @@ async def chain(a: Node, b_id: str) -> list[float]:
 
 
 async def measure(folder: Path) -> dict[str, float]:
-    mesh = make_mesh(folder / "mesh")
-    a_id, b_id = (Identity.create(folder / name, mesh) for name in "ab")
+    authority.found(folder / "a", "a", "a")
+    authority.admit_here(folder / "a", folder / "b", "b", "b")
+    a_id, b_id = (Identity.load(folder / name) for name in "ab")
     roles = ["floor", "node"]
     try:
         import grpc

@@ -23,6 +23,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 from trio.testing import MockClock
 
+from slipstream import testing
 from slipstream.core.events import Event
 from slipstream.core.journal import Journal
 from slipstream.core.node import Node
@@ -73,6 +74,7 @@ class Mesh:
 
     def __post_init__(self) -> None:
         self.edges = edges_of(self.draw, self.names)
+        self.friends = testing.Friends(*self.names)
         self.cut: set[tuple[str, str]] = set()
         self.seen: dict[str, float] = {}
         self._journals = {name: Journal(":memory:", anyio.current_time) for name in self.names}
@@ -88,7 +90,7 @@ class Mesh:
                 candidates.add(Found(other, (f"memory://{other}",), "static"), anyio.current_time())
         self.nodes[name] = node = Node(
             name, name, "hub", transports=[MemoryTransport(self.network, name)], journal=self._journals[name],
-            candidates=candidates, wall=anyio.current_time,
+            candidates=candidates, wall=anyio.current_time, trust=self.friends,
         )  # fmt: skip
 
         def look(event: Event) -> None:

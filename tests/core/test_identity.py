@@ -10,13 +10,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slipstream.core.authority import found
 from slipstream.core.device import short
 from slipstream.core.errors import UsageError
-from slipstream.core.identity import Identity, Mesh, format_id, id_of_certificate, id_of_spki, make_mesh
+from slipstream.core.identity import Identity, format_id, id_of_certificate, id_of_spki
 
 
 def self_signed(key, name: str = "somebody") -> bytes:
@@ -35,11 +36,6 @@ DER = self_signed(ec.generate_private_key(ec.SECP256R1()), "y" * 64)
 
 def spki(certificate: x509.Certificate) -> bytes:
     return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-@pytest.fixture
-def mesh(tmp_path: Path) -> Mesh:
-    return make_mesh(tmp_path / "mesh")
 
 
 def test_an_id_is_the_base32_of_a_hash_cut_to_twenty_bytes():
@@ -116,47 +112,9 @@ def test_a_part_that_is_longer_than_its_certificate_is_refused():
         id_of_certificate(DER[:6] + b"\xff\xff" + DER[8:])
 
 
-def test_an_issued_certificate_has_what_strict_verification_and_both_ends_need(tmp_path, mesh):
-    identity = Identity.create(tmp_path / "phone", mesh)
-    certificate = x509.load_pem_x509_certificate(identity.certificate.read_bytes())
-    root = x509.load_pem_x509_certificate(mesh.root_pem)
-    certificate.verify_directly_issued_by(root)
-    extension = certificate.extensions.get_extension_for_class
-    assert identity.id == id_of_spki(spki(certificate))
-    assert extension(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName) == [f"{identity.id}.mesh"]
-    assert extension(x509.BasicConstraints).critical
-    assert not extension(x509.BasicConstraints).value.ca
-    usages = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH}
-    assert set(extension(x509.ExtendedKeyUsage).value) == usages
-    assert not extension(x509.KeyUsage).value.key_cert_sign
-    assert (certificate.not_valid_before_utc.year, certificate.not_valid_after_utc.year) == (1970, 9999)
-    assert root.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-
-
-def test_only_keys_on_p_256_are_certified(mesh):
-    with pytest.raises(UsageError, match="P-256"):
-        mesh.issue(ec.generate_private_key(ec.SECP384R1()).public_key())
-
-
-def test_what_was_created_is_loaded_again(tmp_path, mesh):
-    created = Identity.create(tmp_path / "phone", mesh)
-    assert Identity.load(tmp_path / "phone") == created
-    assert Mesh.load(tmp_path / "mesh").root_pem == mesh.root_pem == created.root.read_bytes()
-
-
-def test_keys_are_never_overwritten(tmp_path, mesh):
-    identity = Identity.create(tmp_path / "phone", mesh)
-    key = identity.key.read_bytes()
-    for again in (lambda: Identity.create(tmp_path / "phone", mesh), lambda: make_mesh(tmp_path / "mesh")):
-        with pytest.raises(UsageError, match="exists already"):
-            again()
-    assert identity.key.read_bytes() == key
-
-
-def test_new_keys_and_their_folder_are_for_their_owner_only(tmp_path, mesh):
-    identity = Identity.create(tmp_path / "phone", mesh)
-    assert identity.key.parent.stat().st_mode & 0o777 == 0o700
-    assert identity.key.stat().st_mode & 0o777 == (tmp_path / "mesh" / "root.key").stat().st_mode & 0o777 == 0o600
+@pytest.fixture
+def identity(tmp_path: Path) -> Identity:
+    return found(tmp_path / "phone", "phone", "phone")
 
 
 @pytest.mark.parametrize(
@@ -164,8 +122,7 @@ def test_new_keys_and_their_folder_are_for_their_owner_only(tmp_path, mesh):
     [(".", 0o750, "chmod 700"), (".", 0o701, "chmod 700"), ("device.key", 0o640, "chmod 600"),
      ("device.key", 0o604, "chmod 600"), ("device.key", 0o620, "chmod 600")],
 )  # fmt: skip
-def test_a_key_that_others_can_reach_is_refused_and_the_hint_mends_it(tmp_path, mesh, name, mode, hint):
-    identity = Identity.create(tmp_path / "phone", mesh)
+def test_a_key_that_others_can_reach_is_refused_and_the_hint_mends_it(tmp_path, identity, name, mode, hint):
     (tmp_path / "phone" / name).chmod(mode)
     with pytest.raises(UsageError, match=f"its mode is {mode:04o}") as refused:
         Identity.load(tmp_path / "phone")
@@ -174,47 +131,29 @@ def test_a_key_that_others_can_reach_is_refused_and_the_hint_mends_it(tmp_path, 
     assert Identity.load(tmp_path / "phone") == identity
 
 
-def test_a_mesh_root_that_others_can_reach_is_refused(tmp_path, mesh):
-    (tmp_path / "mesh" / "root.key").chmod(0o644)
-    with pytest.raises(UsageError, match="its mode is 0644"):
-        Mesh.load(tmp_path / "mesh")
-
-
-def test_a_new_identity_does_not_go_into_an_open_folder(tmp_path, mesh):
-    (tmp_path / "open").mkdir(mode=0o755)
-    with pytest.raises(UsageError, match="open to others"):
-        Identity.create(tmp_path / "open", mesh)
-    assert not list((tmp_path / "open").iterdir())
-
-
 @pytest.mark.parametrize("missing", ["device.key", "device.pem", "root.pem"])
-def test_what_is_missing_is_named(tmp_path, mesh, missing):
-    Identity.create(tmp_path / "phone", mesh)
+def test_what_is_missing_is_named_and_nothing_new_is_made(tmp_path, identity, missing):
     (tmp_path / "phone" / missing).unlink()
-    with pytest.raises(UsageError, match=missing):
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match=missing) as refused:
         Identity.load(tmp_path / "phone")
+    assert ("restore" in refused.value.hint) == (missing != "device.pem")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("text", ["", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n", "\xff"])
-def test_a_certificate_file_that_holds_none_is_refused(tmp_path, mesh, text):
-    identity = Identity.create(tmp_path / "phone", mesh)
+def test_a_certificate_file_that_holds_none_is_refused(tmp_path, identity, text):
     identity.certificate.write_text(text, "latin-1")
     with pytest.raises(UsageError):
         Identity.load(tmp_path / "phone")
 
 
-def test_a_mesh_root_with_the_wrong_certificate_is_refused(tmp_path, mesh):
-    make_mesh(tmp_path / "other")
-    (tmp_path / "mesh" / "root.pem").write_bytes((tmp_path / "other" / "root.pem").read_bytes())
-    with pytest.raises(UsageError, match="do not belong together"):
-        Mesh.load(tmp_path / "mesh")
-
-
-def test_loading_an_identity_does_without_cryptography(tmp_path, mesh):
-    Identity.create(tmp_path / "phone", mesh)
+def test_loading_an_identity_and_its_roster_does_without_cryptography(tmp_path, identity):
+    folder = f"pathlib.Path({str(tmp_path / 'phone')!r})"
     code = (
         "import sys, pathlib; from slipstream.core.identity import Identity;"
-        f"Identity.load(pathlib.Path({str(tmp_path / 'phone')!r}));"
+        "from slipstream.core.roster_file import RosterFile;"
+        f"Identity.load({folder}); RosterFile({folder}).load();"
         "sys.exit(any(name.split('.')[0] == 'cryptography' for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from slipstream.core.errors import LinkLost, ProtocolError, SlipError, from_wire
+from slipstream.core.errors import LinkLost, ProtocolError, Refused, SlipError, from_wire
 from slipstream.core.events import Events
 from slipstream.core.link import Link, Receiver
 from slipstream.core.links import HELLO_SECONDS, RETIRE_SECONDS, TELL_EVERY, Links
@@ -112,7 +112,17 @@ class Device:
         self.downs: list[tuple[Peer, SlipError | None]] = []
         self.calls: list[tuple[Peer, int]] = []
         self.timers = FakeTimers(clock)
-        self.links = Links(me, {"name": me}, transports or {}, None, self.timers, clock, self, group)
+        self.links = Links(me, {"name": me}, transports or {}, None, self.timers, clock, self, group, self)
+        self.strangers: set[str] = set()
+        self.waiting: dict[str, anyio.Event] = {}
+
+    def check(self, device: str) -> None:
+        if device in self.strangers:
+            raise Refused(f"{device} is not of this mesh")
+
+    async def hear_out(self, device: str, hello: Mapping[str, Any]) -> None:
+        await self.waiting[device].wait()
+        self.check(device)
 
     def link_up(self, peer: Peer, hello: dict[str, Any]) -> None:
         self.ups.append(peer)
@@ -123,7 +133,9 @@ class Device:
     def addresses_of(self, device: str) -> tuple[str, ...]:
         return ()
 
-    def peer_call(self, peer: Peer, stream: int, target: str, args: dict[str, Any], key: str, left: float) -> None:
+    def peer_call(
+        self, peer: Peer, stream: int, target: str, args: dict[str, Any], key: str, left: float, origin: str
+    ) -> None:
         self.calls.append((peer, stream))
 
     def peer_cancel(self, peer: Peer, stream: int, why: str) -> None: ...

@@ -93,7 +93,9 @@ class Bench:
         assert from_wire(told).what == error.what
         return error
 
-    def peer_call(self, peer: Peer, stream: int, target: str, args: dict[str, Any], key: str, left: float) -> None:
+    def peer_call(
+        self, peer: Peer, stream: int, target: str, args: dict[str, Any], key: str, left: float, origin: str
+    ) -> None:
         self.told.append(("call", stream, target, args, key, left))
 
     def peer_cancel(self, peer: Peer, stream: int, why: str) -> None:
@@ -108,16 +110,19 @@ class Bench:
     def peer_news(self, peer: Peer, announcements: list[Any]) -> None:
         self.told.append(("news", announcements))
 
+    ponders = False
+
     def peer_heard(self, peer: Peer, now: float) -> None:
         pass
 
     def peer_measured(self, peer: Peer, rtt: float | None, transfer: tuple[int, float] | None) -> None:
         self.told.append(("measured", rtt, transfer))
 
-    def peer_hello(self, peer: Peer, hello: dict[str, Any]) -> None:
+    def peer_hello(self, peer: Peer, hello: dict[str, Any]) -> bool:
         self.told.append(("hello", hello["name"]))
         if self.refusal is not None:
             raise self.refusal
+        return not self.ponders
 
     def peer_lost(self, peer: Peer, why: SlipError | None) -> None:
         self.lost.append(why)

@@ -19,9 +19,10 @@ import pytest
 from trio.testing import MockClock
 
 from slipstream import testing
+from slipstream.core import authority
 from slipstream.core.errors import LinkLost, ProtocolError, SlipError, from_wire
 from slipstream.core.events import Event
-from slipstream.core.identity import Identity, host_of, make_mesh
+from slipstream.core.identity import Identity, host_of
 from slipstream.core.links import HELLO_SECONDS
 from slipstream.core.node import Node
 from slipstream.core.peer import FLOOD_LIMIT
@@ -39,6 +40,7 @@ from slipstream.core.wire import (
     pack,
     unpack,
 )
+from slipstream.keeper import RosterKeeper
 from slipstream.transports.memory import MemoryTransport
 from slipstream.transports.tls import TlsTransport
 
@@ -59,8 +61,10 @@ virtual_time = pytest.mark.parametrize(
 @pytest.fixture(scope="module")
 def identities(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Identity]:
     folder = tmp_path_factory.mktemp("mesh")
-    mesh = make_mesh(folder / "root")
-    return {name: Identity.create(folder / name, mesh) for name in ("phone", "car", "attacker")}
+    authority.found(folder / "phone", "phone", "phone")
+    for name in ("car", "attacker"):
+        authority.admit_here(folder / "phone", folder / name, name, name)
+    return {name: Identity.load(folder / name) for name in ("phone", "car", "attacker")}
 
 
 @skill("test.add", effect=Effect.READ)
@@ -101,7 +105,7 @@ async def until(true: Callable[[], bool], *nodes: Node) -> None:
 async def honest(identities: dict[str, Identity]) -> AsyncIterator[Honest]:
     nodes = [
         Node(identities[name].id, name, name, transports=[TlsTransport(identities[name], ["127.0.0.1"])],
-             packs=[(Pack("test", (add,)), {})])
+             packs=[(Pack("test", (add,)), {})], trust=RosterKeeper(identities[name].key.parent))
         for name in ("phone", "car")
     ]  # fmt: skip
     phone, car = nodes
@@ -473,6 +477,7 @@ async def test_who_does_not_say_hello_in_time_is_left_with_the_reason(first: byt
 @pytest.mark.parametrize("first", [hello(), hello() + hello()[:20], hello() + b"\x00\x03"], ids=["", "half", "length"])
 async def test_who_falls_silent_after_the_hello_is_left_as_lost(first: bytes) -> None:
     async with testing.mesh("phone", "car") as m:
+        m.friends.add("attacker")
         seconds, raw = await quiet(m, first)
         assert 2.9 <= seconds <= 3.5
         assert Kind.BEAT in [message[0] for message in raw.heard]

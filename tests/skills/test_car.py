@@ -167,7 +167,7 @@ def test_what_a_signal_accepts_is_of_its_type_and_what_it_does_not_is_refused(na
         kept = signal.check(value)
     except UsageError:
         return
-    assert kept == value
+    assert kept == (float(value) if isinstance(kept, float) else value)
     assert isinstance(kept, bool) == (signal.datatype == "boolean")
     assert isinstance(kept, float) == (signal.datatype in ("float", "double"))
 

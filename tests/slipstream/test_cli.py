@@ -111,7 +111,7 @@ def test_the_daemon_is_ready_before_anything_heavy_is_imported(alone: Any, clean
         " mesh=daemon.Path(sys.argv[2]))"
     )
     state = alone.state.parent / "light"
-    command = [sys.executable, "-c", code, str(state), str(alone.state / places.MESH)]
+    command = [sys.executable, "-c", code, str(state), str(alone.state)]
     subprocess.run(command, env=clean_env, capture_output=True, text=True)  # makes the key, which is heavy
     done = subprocess.run(command, env=clean_env, capture_output=True, text=True)
     modules = set(done.stdout.split())
@@ -509,16 +509,16 @@ def test_without_an_identity_it_says_how_to_get_one(slip: Slip, tmp_path: Path) 
     error = refused(slip, "--state", str(tmp_path / "s"))
     assert error.startswith(f"error: no identity in {tmp_path / 's'}\n")
     assert "slip demo" in error
-    assert "slip dev" in error
-    assert "slip up --new-mesh" in error
+    assert "slip pair join CODE" in error
+    assert "slip pair new" in error
     assert not (tmp_path / "s").exists()
 
 
-def test_a_mesh_folder_without_a_root_is_said_so(slip: Slip, tmp_path: Path) -> None:
+def test_a_folder_of_no_owner_lets_nobody_in(slip: Slip, tmp_path: Path) -> None:
     (tmp_path / "mesh").mkdir(mode=0o700)
     error = refused(slip, "--state", str(tmp_path / "s"), "--mesh", str(tmp_path / "mesh"))
-    assert f"no mesh root in {tmp_path / 'mesh'}" in error
-    assert "slip up --new-mesh" in error
+    assert f"no identity in {tmp_path / 'mesh'}" in error
+    assert not (tmp_path / "s" / "device.pem").exists()
 
 
 def test_a_state_folder_that_cannot_be_written_is_said_so(slip: Slip, tmp_path: Path) -> None:
@@ -540,7 +540,7 @@ def test_a_wrong_setting_is_said_with_its_file(slip: Slip, tmp_path: Path) -> No
 def test_what_a_second_daemon_a_taken_port_and_an_open_folder_are_told(
     make: Any, slip: Slip, tmp_path: Path, alone: Any
 ) -> None:
-    mesh = str(alone.state / places.MESH)
+    mesh = str(alone.state)
     error = refused(slip, "--state", str(alone.state), "--port", "0")
     assert f"another daemon has {alone.state}" in error
     assert f"its process is {alone.process.pid}" in error
@@ -563,13 +563,13 @@ def test_a_second_mesh_in_the_same_folder_is_refused(alone: Any, make: Any, slip
     own = make("own").start("--new-mesh")
     assert own.end() == 0
     assert "belongs to a mesh already" in refused(slip, "--state", str(own.state), "--new-mesh", "--port", "0")
-    error = refused(slip, "--state", str(own.state), "--mesh", str(alone.state / places.MESH), "--port", "0")
+    error = refused(slip, "--state", str(own.state), "--mesh", str(alone.state), "--port", "0")
     assert "belongs to another mesh" in error
 
 
 def test_what_holds_keys_is_the_owners_alone(alone: Any) -> None:
     assert stat.S_IMODE(alone.state.stat().st_mode) == 0o700
-    for name in ("device.key", "rw.sock", "mesh/root.key"):
+    for name in ("device.key", "rw.sock", "owner.pem", "roster"):
         assert stat.S_IMODE((alone.state / name).stat().st_mode) == 0o600
 
 
@@ -669,7 +669,7 @@ def test_two_daemons_of_one_mesh_find_each_other_by_a_static_address_and_share_t
         "--name",
         "other",
         "--mesh",
-        str(alone.state / places.MESH),
+        str(alone.state),
         "--peer",
         f"{me['id']}={me['addresses'][0]}",
     ).start()
@@ -713,7 +713,7 @@ def test_doctor_finds_what_is_wrong_and_says_the_fix(at: Any, said: Any, tmp_pat
     checks = {f["check"]: f for f in found["findings"]}
     assert code == 1
     assert checks["identity"]["state"] == "failed"
-    assert "slip up --new-mesh" in checks["identity"]["fix"]
+    assert "slip pair new" in checks["identity"]["fix"]
     assert checks["daemon"]["fix"] == "slip up"
 
 

@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
+from slipstream.core import authority
 from slipstream.core.errors import LinkLost, UsageError
-from slipstream.core.identity import Identity, make_mesh
+from slipstream.core.identity import Identity
 from slipstream.core.link import Link
 from slipstream.transports import sockets, tls
 from slipstream.transports.addresses import local_addresses
@@ -58,9 +59,9 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> World:
     folder = tmp_path_factory.mktemp("world")
-    ours, theirs = make_mesh(folder / "ours"), make_mesh(folder / "theirs")
-    devices = [Identity.create(folder / name, ours) for name in ("phone", "car", "hub")]
-    return World(folder, *devices, Identity.create(folder / "foreign", theirs))
+    phone = authority.found(folder / "phone", "phone", "phone")
+    others = [authority.admit_here(folder / "phone", folder / name, name, name) for name in ("car", "hub")]
+    return World(folder, phone, *others, authority.found(folder / "foreign", "car", "car"))
 
 
 class Ear:
@@ -193,14 +194,15 @@ async def knock(door: Door, context: ssl.SSLContext) -> str:
 
 
 def forge(folder: Path, name: str, issuer: Path | None = None) -> Identity:
-    """A new key in `folder` with a certificate for `name`, signed by itself or by the mesh root in `issuer`."""
+    """A new key in `folder` with a certificate for `name`, signed by itself or by the owner in `issuer`."""
     folder.mkdir(exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "forged")])
-    signer, by = key, subject
+    signer, by, chain = key, subject, b""
     if issuer is not None:
-        signer = load_pem_private_key((issuer / "root.key").read_bytes(), None)
-        by = x509.load_pem_x509_certificate((issuer / "root.pem").read_bytes()).subject
+        signer = load_pem_private_key((issuer / "device.key").read_bytes(), None)
+        chain = (issuer / "owner.pem").read_bytes()
+        by = x509.load_pem_x509_certificate(chain).subject
     certificate = (
         x509.CertificateBuilder(by, subject, key.public_key(), x509.random_serial_number())
         .not_valid_before(datetime(1970, 1, 1, tzinfo=UTC))
@@ -212,7 +214,7 @@ def forge(folder: Path, name: str, issuer: Path | None = None) -> Identity:
     )
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (folder / "device.key").write_bytes(pem)
-    (folder / "device.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (folder / "device.pem").write_bytes(certificate.public_bytes(Encoding.PEM) + chain)
     return Identity(name, folder / "device.pem", folder / "device.key", folder / "root.pem")
 
 
@@ -460,14 +462,14 @@ async def test_a_made_up_certificate_with_a_members_name_is_refused(world, tmp_p
 
 
 async def test_a_certificate_of_the_root_for_another_devices_key_is_refused(world, tmp_path):
-    forged = forge(tmp_path, world.phone.id, world.folder / "ours")
+    forged = forge(tmp_path, world.phone.id, world.folder / "phone")
     why = await refusal(world, lambda door: knock(door, raw_context(forged)))
     assert why == "its certificate names another device than its key does"
 
 
-async def test_the_roots_own_certificate_is_no_device(world):
-    root = Identity("", world.phone.root, world.folder / "ours" / "root.key", world.phone.root)
-    assert await refusal(world, lambda door: knock(door, raw_context(root)))
+async def test_an_owners_certificate_as_an_authority_is_no_device(world):
+    owner = Identity("", world.folder / "phone" / "owner.pem", world.phone.key, world.phone.root)
+    assert await refusal(world, lambda door: knock(door, raw_context(owner)))
 
 
 async def test_tls_1_2_is_refused(world):
@@ -563,7 +565,7 @@ async def test_another_device_of_the_mesh_than_the_asked_for_is_refused_by_the_d
 
 
 async def test_a_server_with_a_members_name_and_another_key_is_told_from_it(world, tmp_path):
-    forged = forge(tmp_path, world.car.id, world.folder / "ours")
+    forged = forge(tmp_path, world.car.id, world.folder / "phone")
     (tmp_path / "root.pem").write_bytes(world.phone.root.read_bytes())
     async with serving(forged) as door:
         with pytest.raises(LinkLost, match="names another device than its key"):

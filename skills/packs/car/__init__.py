@@ -10,7 +10,7 @@ from .energy import car_range, car_soc, charge_limit, charge_start, charge_stop,
 from .nav import nav_chargers, nav_route, nav_set
 from .sim import CarSim, capabilities, open_car
 from .sound import car_pause, car_play, car_speak
-from .status import car_diagnostics, car_location, car_state
+from .status import car_diagnostics, car_location, car_state, driving
 
 __all__ = ["CarSim", "pack"]
 
@@ -25,4 +25,5 @@ pack = Pack(
     capabilities=capabilities,
     resources=resources,
     simulated=True,
+    driving=driving,
 )  # fmt: skip

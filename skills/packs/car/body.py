@@ -9,7 +9,7 @@ import anyio
 from pydantic import BaseModel, Field
 
 from ....core.errors import TimedOut, UnknownOutcome
-from ....core.skill import Consent, Context, Cost, Effect, Outcome, skill
+from ....core.skill import Consent, Context, Cost, Driving, Effect, Outcome, skill
 from . import signals as vss
 from .act import happened, move, steer
 from .sim import CarSim
@@ -37,7 +37,8 @@ def _windows(car: CarSim) -> Windows:
 
 # neither windows nor doors have an undo: moving them back moves them again, and that is for a person to decide
 @skill("windows.set", effect=Effect.PHYSICAL, needs=[f"vss:{vss.WINDOWS[0]}"], cost=Cost(latency_ms=4000),
-       lock="car.windows", phrases=["(open|set) [the] {which} window[s] to {percent} (percent|%)"])  # fmt: skip
+       lock="car.windows", driving=Driving.MOVING,  # up to ventilation, which the policy's floor sees to
+       phrases=["(open|set) [the] {which} window[s] to {percent} (percent|%)"])  # fmt: skip
 async def windows_set(
     ctx: Context,
     percent: Annotated[int, Field(ge=0, le=100, description="0 is closed, 100 is open")],
@@ -68,7 +69,7 @@ _DOORS = [f"vss:{vss.LOCKS[0]}"]
 
 
 @skill("doors.lock", effect=Effect.PHYSICAL, needs=_DOORS, cost=Cost(latency_ms=500), lock="car.doors",
-       phrases=["lock [the|my] (car|doors)"])  # fmt: skip
+       driving=Driving.MOVING, phrases=["lock [the|my] (car|doors)"])  # fmt: skip
 async def doors_lock(ctx: Context) -> Doors:
     """Lock all doors of the car, and see that they are locked."""
     car = ctx.backend(CarSim)
@@ -121,8 +122,8 @@ def _lights(switch: str | None, hazard: bool | None) -> dict[str, vss.Value]:
 
 
 @skill("lights.set", effect=Effect.PHYSICAL, undoable=True, needs=[f"vss:{vss.LIGHTS}"], cost=Cost(latency_ms=150),
-       lock="car.lights", phrases=["(set|turn) [the] [car] lights [to] {switch}",
-                                   "turn [the] hazard [lights] {hazard}"])  # fmt: skip
+       lock="car.lights", driving=Driving.MOVING, phrases=["(set|turn) [the] [car] lights [to] {switch}",
+                                                           "turn [the] hazard [lights] {hazard}"])  # fmt: skip
 async def lights_set(
     ctx: Context,
     switch: Annotated[Switch | None, Field(description="the main light switch; left as it is if left out")] = None,
@@ -157,7 +158,8 @@ class Honked(BaseModel):
 
 
 @skill("horn.honk", effect=Effect.PHYSICAL, needs=["vss:Vehicle.Body.Horn"], cost=Cost(latency_ms=600),
-       lock="car.horn", phrases=["honk [the horn] [{times} times]", "make [the|my] car honk"])  # fmt: skip
+       lock="car.horn", driving=Driving.MOVING,
+       phrases=["honk [the horn] [{times} times]", "make [the|my] car honk"])  # fmt: skip
 async def horn_honk(ctx: Context, times: Annotated[int, Field(ge=1, le=5, description="how often")] = 1) -> Honked:
     """Honk the car's horn."""
     car = ctx.backend(CarSim)

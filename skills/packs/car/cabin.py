@@ -10,7 +10,7 @@ import anyio
 from pydantic import BaseModel, Field
 
 from ....core.errors import SkillFailed, TimedOut
-from ....core.skill import Consent, Context, Cost, Effect, Outcome, skill
+from ....core.skill import Consent, Context, Cost, Driving, Effect, Outcome, skill
 from ..labels import Personal
 from . import signals as vss
 from .act import happened, move, stands, steer
@@ -176,7 +176,8 @@ class SeatHeat(BaseModel):
 
 
 @skill("seat.heat", effect=Effect.PHYSICAL, undoable=True, needs=["vss:Vehicle.Cabin.Seat"], cost=Cost(latency_ms=150),
-       lock="car.seats", phrases=["(heat|set) [the] {seat} seat [heating] to [level] {level}"])  # fmt: skip
+       lock="car.seats", driving=Driving.MOVING,
+       phrases=["(heat|set) [the] {seat} seat [heating] to [level] {level}"])  # fmt: skip
 async def seat_heat(
     ctx: Context,
     level: Annotated[int, Field(ge=0, le=3, description="0 is off, 3 is most")],

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from ....core.errors import SkillFailed, SlipError
-from ....core.skill import Context, Cost, Effect, Outcome, skill
+from ....core.skill import Context, Cost, Driving, Effect, Outcome, skill
 from . import signals as vss
 from .act import happened, move, stands, steer
 from .sim import CarSim
@@ -155,7 +155,7 @@ async def _(ctx: Context, args: Mapping[str, Any]) -> Outcome:
 
 
 @skill("charge.stop", effect=Effect.PHYSICAL, needs=_CHARGING, cost=Cost(latency_ms=300), lock="car.charging",
-       phrases=["stop charging [the car]"])  # fmt: skip
+       driving=Driving.MOVING, phrases=["stop charging [the car]"])  # fmt: skip
 async def charge_stop(ctx: Context) -> Charge:
     """Stop charging the car, and see that no current flows."""
     car = ctx.backend(CarSim)

@@ -6,13 +6,12 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from ....core.skill import Context, Cost, Effect, skill
+from ....core.skill import Context, Cost, Driving, Effect, skill
 from ..labels import Personal
 from . import signals as vss
 from .roads import PLACES, distance
 from .sim import CarSim
 
-Driving = Literal["parked", "idling", "moving"]
 _GEARS: dict[int, Literal["P", "R", "N", "D"]] = {vss.PARK: "P", vss.REVERSE: "R", vss.NEUTRAL: "N", vss.DRIVE: "D"}
 
 
@@ -36,8 +35,15 @@ def _fresh(car: CarSim, signal: str) -> vss.Value | None:
 def driving_state(speed: object, gear: object) -> Driving:
     """Parked, idling or moving from fresh values of speed (km/h) and selected gear; None, not known, is moving."""
     if not isinstance(speed, int | float) or not isinstance(gear, int) or speed != 0:
-        return "moving"
-    return "parked" if gear == vss.PARK else "idling"
+        return Driving.MOVING
+    return Driving.PARKED if gear == vss.PARK else Driving.IDLING
+
+
+def driving(car: CarSim) -> Driving:
+    """What the car is doing now, for the policy: what its signals do not freshly say is moving (law 4)."""
+    # a car that lacks a signal cannot say that it stands
+    known = {vss.SPEED, vss.GEAR} <= car.present
+    return driving_state(_fresh(car, vss.SPEED), _fresh(car, vss.GEAR)) if known else Driving.MOVING
 
 
 @skill("car.state", effect=Effect.READ, needs=[f"vss:{vss.SPEED}", f"vss:{vss.GEAR}"], cost=Cost(latency_ms=5),

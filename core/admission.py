@@ -1,0 +1,205 @@
+"""Whom this device keeps links with: the roster at work. It is asked on every link and every call, and exchanged.
+
+Laws:
+- Nobody is admitted but by the roster; a device that is not in it yet shows the statements that let it in (its HELLO
+  carries them), and they count only once their signatures were checked.
+- Rosters are sets of statements: two devices that differ tell each other what they have, and send what the other
+  lacks. What is new here goes on to everybody at once.
+- Signatures are checked elsewhere (the keeper's child process), a batch at a time; who sends chaff waits ever longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from math import inf
+from typing import Any, Final, Protocol
+
+import anyio
+
+from .device import short
+from .errors import ProtocolError, Refused, SlipError
+from .events import Events
+from .trust import Member, Roster, Statement
+
+BATCH: Final = 64
+"""Statements in one message."""
+HELD_LIMIT: Final = 4096
+"""Statements that may wait for their signatures to be checked."""
+CHAFF_SECONDS, CHAFF_LIMIT = 1.0, 64.0
+"""How long statements of a device are ignored after some that counted for nothing; each time twice as long."""
+
+
+class Keeper(Protocol):
+    """Where the roster of this device lies."""
+
+    @property
+    def roster(self) -> Roster:
+        """As it is now."""
+
+    async def take(self, statements: list[bytes]) -> None:
+        """Check signatures, and keep what counts; `roster` has it then.
+
+        Raises:
+            SlipError: it could not be done; nothing was kept.
+        """
+
+
+class Admission:
+    """Who may be here, and the exchange of rosters with the peers of one device."""
+
+    def __init__(
+        self, me: str, keeper: Keeper, events: Events, clock: Callable[[], float], wall: Callable[[], float],
+        send: Callable[[str, dict[str, Any]], None], peers: Callable[[], Iterable[str]], changed: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._me, self._keeper, self._events = me, keeper, events
+        self._clock, self._wall, self._send, self._peers, self._changed = clock, wall, send, peers, changed
+        self._held: dict[bytes, tuple[str, bytes]] = {}
+        self._more = anyio.Event()
+        self._taken = anyio.Event()
+        self._chaff: dict[str, tuple[float, float]] = {}
+        self._ids = set(keeper.roster.ids())
+        self._here = {m.id for m in keeper.roster.members()}
+
+    @property
+    def roster(self) -> Roster:
+        """The statements that count here."""
+        return self._keeper.roster
+
+    def check(self, device: str) -> Member:
+        """What a device is in this mesh, now.
+
+        Raises:
+            Refused: it is not of this mesh, was revoked, or its time is over.
+        """
+        return self._keeper.roster.admitted(device, self._wall())
+
+    def admits(self, device: str) -> bool:
+        """Whether a device is of this mesh."""
+        try:
+            self.check(device)
+        except Refused:
+            return False
+        return True
+
+    def vouch(self) -> list[bytes]:
+        """The statements that let this device in, for its HELLO."""
+        return [s.to_wire() for s in self.roster.vouch(self._me)]
+
+    def seconds_left(self) -> float:
+        """Until the time of the next guest is over; inf for never."""
+        now = self._wall()
+        return min((m.until - now for m in self.roster.members() if m.until is not None and m.until > now), default=inf)
+
+    async def hear_out(self, device: str, hello: Mapping[str, Any]) -> None:
+        """Look at what a device shows that is not known here.
+
+        Raises:
+            SlipError: it is not of this mesh.
+        """
+        try:
+            self.hold(device, read_vouch(hello))
+        except (TypeError, ValueError) as error:
+            raise ProtocolError("a vouch cannot be read", str(error)) from None
+        await self.settled()
+        self.check(device)
+
+    # -- the exchange ------------------------------------------------------------------------------------------------
+
+    def greet(self, peer: str) -> None:
+        """Say what roster we have; whoever has another one answers."""
+        self._send(peer, {"hash": self.roster.digest})
+
+    def note(self, peer: str, content: Mapping[str, Any]) -> None:
+        """A peer tells of its roster.
+
+        Raises:
+            KeyError, TypeError, ValueError: it cannot be read.
+        """
+        if (digest := content.get("hash")) is not None and digest != self.roster.digest:
+            self._send(peer, {"have": self.roster.ids()})
+        if (have := content.get("have")) is not None:
+            self._give(peer, self.roster.lacking([bytes(i) for i in have]))
+        if (statements := content.get("statements")) is not None:
+            self.hold(peer, statements)
+
+    def _give(self, peer: str, statements: list[Statement]) -> None:
+        wire = [s.to_wire() for s in statements]
+        for at in range(0, len(wire), BATCH):
+            self._send(peer, {"statements": wire[at : at + BATCH]})
+
+    def hold(self, peer: str, statements: Iterable[Any]) -> int:
+        """Statements came; those that are new wait for their signatures to be checked. How many are.
+
+        Raises:
+            ProtocolError, TypeError: one cannot be read.
+        """
+        if self._clock() < self._chaff.get(peer, (-inf, 0.0))[0]:
+            return 0
+        read = [Statement.from_wire(bytes(s)) for s in statements]
+        have, new = set(self.roster.ids()), 0
+        for statement in read:
+            if statement.id in have or len(self._held) >= HELD_LIMIT:
+                continue
+            new += statement.id not in self._held
+            self._held.setdefault(statement.id, (peer, statement.to_wire()))
+        if new:
+            self._more.set()
+        return new
+
+    async def settled(self) -> None:
+        """Wait until what is held now was checked."""
+        if self._held:
+            await self._taken.wait()
+
+    async def run(self) -> None:
+        """Check what comes, until cancelled."""
+        while True:
+            self._more = anyio.Event()
+            if not self._held:
+                await self._more.wait()
+                continue
+            batch, self._held = self._held, {}
+            try:
+                await self._keeper.take([wire for _, wire in batch.values()])
+            except SlipError as error:
+                self._events.tell("warning", what="news of the roster could not be taken", why=str(error),
+                                  hint=error.hint)  # fmt: skip
+            kept = set(self.roster.ids())
+            for peer in {peer for peer, _ in batch.values()}:
+                if not any(sender == peer and i in kept for i, (sender, _) in batch.items()):
+                    self._ignore(peer)
+            self.changed()
+            taken, self._taken = self._taken, anyio.Event()
+            taken.set()
+
+    def _ignore(self, peer: str) -> None:
+        if len(self._chaff) > HELD_LIMIT:
+            self._chaff.clear()
+        seconds = min(CHAFF_LIMIT, 2 * self._chaff.get(peer, (0.0, CHAFF_SECONDS / 2))[1])
+        self._chaff[peer] = (self._clock() + seconds, seconds)
+        self._events.tell("warning", what=f"{short(peer)} sent statements that nobody signed who may",
+                          why="they were dropped", hint="slip pair revoke, if it does not stop")  # fmt: skip
+
+    def changed(self) -> None:
+        """The keeper may have another roster: act on it, and tell everybody what is new."""
+        news = self.roster.lacking(self._ids)
+        if not news:
+            return
+        self._ids.update(s.id for s in news)
+        before, self._here = self._here, {m.id for m in self.roster.members()}
+        self._events.tell("trust.changed", joined=sorted(self._here - before), revoked=sorted(before - self._here))
+        self._changed()
+        for peer in list(self._peers()):
+            self._give(peer, news)
+
+
+def read_vouch(hello: Mapping[str, Any]) -> list[Any]:
+    """The statements in a HELLO.
+
+    Raises:
+        ProtocolError: they are no list, or too many.
+    """
+    vouch = hello.get("vouch", [])
+    if not isinstance(vouch, list) or len(vouch) > BATCH:
+        raise ProtocolError("a HELLO with a vouch that cannot be read")
+    return vouch

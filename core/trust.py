@@ -1,0 +1,340 @@
+"""Who is of the mesh: signed statements, and the roster that they come to; sans-IO, signatures are checked elsewhere.
+
+Laws:
+- A roster is a set of statements. In whatever order, however often and from whomever they come, the same set says the
+  same; nothing is ever taken back but by a statement more.
+- A statement counts if its signer is the root, which signs the first owner in and is forgotten then, or an owner whose
+  own admission counts and who was not revoked before it: a revoke names the last of the revoked one's statements that
+  counts, and wins for ever over every admission of that key.
+- Two owners who revoke each other, neither knowing of the other's revoke, are both out; what both did to others in the
+  meantime is void (the well-founded model of Van Gelder, Ross and Schlipf 1991; only what lies on a cycle of revokes
+  that it leaves undecided counts, against those on that cycle).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, Final, Literal
+
+import msgpack
+
+from .device import clean, short
+from .errors import ProtocolError, Refused
+
+STATEMENT_LIMIT: Final = 1024
+"""Bytes of a statement."""
+ROSTER_LIMIT, WAITING_LIMIT = 4096, 1000
+"""Statements that a roster holds, and those among them whose signer nobody has let in yet."""
+_TAG: Final = "slipstream-statement/1"
+
+
+class Role(StrEnum):
+    """What a device may do with the roster; what it may do otherwise, the policy says."""
+
+    OWNER = "owner"
+    MEMBER = "member"
+    GUEST = "guest"
+
+
+_RANK = {Role.GUEST: 0, Role.MEMBER: 1, Role.OWNER: 2}
+
+
+@dataclass(frozen=True)
+class Statement:
+    """That a key is of the mesh (`add`), or is not any more (`revoke`), signed by the key `signer`.
+
+    `seq` counts the signer's statements; `number` the admissions of the subject, of which the highest says what it is;
+    `last` is the last `seq` of a revoked subject that counts; `at` is for people only, clocks prove nothing.
+    """
+
+    kind: Literal["add", "revoke"]
+    mesh: str
+    signer: str
+    seq: int
+    subject: str
+    role: Role | None
+    name: str
+    device_kind: str
+    until: float | None
+    profile: str
+    number: int
+    last: int
+    at: float
+    spki: bytes
+    """The signer's public key (DER), which `signer` is the hash of."""
+    signature: bytes
+    """ECDSA over P-256 with SHA-256 (DER), of `body`."""
+
+    @cached_property
+    def body(self) -> bytes:
+        """What is signed."""
+        fields = [
+            _TAG, self.kind, self.mesh, self.signer, self.seq, self.subject, self.role and self.role.value, self.name,
+            self.device_kind, self.until, self.profile, self.number, self.last, self.at,
+        ]  # fmt: skip
+        packed: bytes = msgpack.packb(fields)
+        return packed
+
+    @cached_property
+    def id(self) -> bytes:
+        """Names this statement: equal ids, equal meaning."""
+        return sha256(self.body).digest()[:16]
+
+    def to_wire(self) -> bytes:
+        """The statement with what proves it."""
+        packed: bytes = msgpack.packb([self.body, self.spki, self.signature])
+        return packed
+
+    @classmethod
+    def from_wire(cls, data: bytes) -> Statement:
+        """The statement that `to_wire` wrote; whether its signature is right is not looked at.
+
+        Raises:
+            ProtocolError: it is none.
+        """
+        try:
+            return cls._read(data)
+        except (ValueError, TypeError, KeyError, RecursionError, msgpack.UnpackException) as error:
+            raise ProtocolError("a statement cannot be read", f"{type(error).__name__}: {clean(error, 100)}") from None
+
+    @classmethod
+    def _read(cls, data: bytes) -> Statement:
+        if len(data) > STATEMENT_LIMIT:
+            raise ValueError(f"{len(data)} bytes; {STATEMENT_LIMIT} are allowed")
+        body, spki, signature = _unpack(data, (bytes, bytes, bytes))
+        tag, kind, mesh, signer, seq, subject, role, name, device_kind, until, profile, number, last, at = _unpack(
+            body, (str, str, str, str, int, str, (str, type(None)), str, str, (float, type(None)), str, int, int, float)
+        )
+        if tag != _TAG or kind not in ("add", "revoke") or (kind == "add") != (role is not None):
+            raise ValueError("it is of another version")
+        for text in (mesh, signer, subject, name, device_kind, profile):
+            if clean(text) != text:
+                raise ValueError("a text that is too long, or cannot be shown")
+        if not all(0 <= n < 2**53 for n in (seq, number, last)) or not seq or not subject:
+            raise ValueError("a number out of its range")
+        if at != at or (until is not None and not abs(until) < 1e12):
+            raise ValueError("a time out of its range")
+        made = cls(kind, mesh, signer, seq, subject, None if role is None else Role(role), name, device_kind, until,
+                   profile, number, last, at, spki, signature)  # fmt: skip
+        if made.body != body:
+            raise ValueError("it is not written in the one way that statements are")
+        return made
+
+
+def _unpack(data: bytes, kinds: tuple[Any, ...]) -> list[Any]:
+    found = msgpack.unpackb(data, use_list=True, strict_map_key=True, max_array_len=len(kinds), max_map_len=0)
+    if type(found) is not list or len(found) != len(kinds):
+        raise ValueError(f"{len(kinds)} fields are needed")
+    for value, kind in zip(found, kinds, strict=True):
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise TypeError(f"a field is {type(value).__name__}")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A device of the mesh: what its latest admission says of it."""
+
+    id: str
+    name: str
+    kind: str
+    role: Role
+    until: float | None = None
+    """When a guest's time is over, in Unix seconds."""
+    profile: str = ""
+    """What kind of guest: the policy says what that allows."""
+    by: str = ""
+    """Who let it in."""
+
+
+class Roster:
+    """The statements that a device knows, and what they come to. `mesh` is the id of the root's key."""
+
+    def __init__(self, mesh: str) -> None:
+        self.mesh = mesh
+        self._known: dict[bytes, Statement] = {}
+        self._waiting: dict[bytes, Statement] = {}
+        self._members: dict[str, Member] = {}
+        self._chosen: dict[str, Statement] = {}
+        self._revoked: set[str] = set()
+        self._last: dict[str, int] = {}
+        self._digest: bytes | None = None
+
+    def merge(self, statements: Iterable[Statement]) -> list[Statement]:
+        """Take statements in whose signatures were checked; those that were new here and are rooted now."""
+        before = set(self._known)
+        for statement in statements:
+            if statement.mesh == self.mesh and statement.id not in self._known:
+                self._waiting.setdefault(statement.id, statement)
+        self._root()
+        while len(self._waiting) > WAITING_LIMIT:
+            del self._waiting[next(iter(self._waiting))]
+        new = [s for i, s in self._known.items() if i not in before]
+        if new:
+            self._digest = None
+            self._judge()
+        return new
+
+    def _root(self) -> None:
+        """Take what waits and has a signer that was an owner at some time, whatever became of them."""
+        owners = {s.subject for s in self._known.values() if s.role is Role.OWNER} | {self.mesh}
+        by_signer: dict[str, list[Statement]] = {}
+        for statement in self._waiting.values():
+            by_signer.setdefault(statement.signer, []).append(statement)
+        ready = [s for signer in by_signer.keys() & owners for s in by_signer.pop(signer)]
+        while ready:
+            statement = ready.pop()
+            if len(self._known) >= ROSTER_LIMIT:
+                return
+            del self._waiting[statement.id]
+            self._known[statement.id] = statement
+            self._last[statement.signer] = max(self._last.get(statement.signer, 0), statement.seq)
+            if statement.role is Role.OWNER:
+                ready += by_signer.pop(statement.subject, ())
+
+    # -- what the statements come to ---------------------------------------------------------------------------------
+
+    def _judge(self) -> None:
+        revokes = [s for s in self._known.values() if s.kind == "revoke"]
+        certain: set[bytes] = set()
+        possible = {s.id for s in revokes}
+        while True:  # from below and from above, until neither moves
+            sure = self._counting([r for r in revokes if r.id in possible])
+            maybe = self._counting([r for r in revokes if r.id in sure])
+            now_certain, now_possible = {r.id for r in revokes} & sure, {r.id for r in revokes} & maybe
+            if now_certain == certain and now_possible == possible:
+                break
+            certain, possible = now_certain, now_possible
+        open_ones = [r for r in revokes if r.id in possible and r.id not in certain]
+        effective = [r for r in revokes if r.id in certain] + _on_cycles(open_ones)
+        counting = self._counting(effective)
+        self._revoked = {r.subject for r in effective}
+        self._chosen, self._members = {}, {}
+        for statement in self._known.values():
+            if statement.kind == "add" and statement.id in counting and statement.subject not in self._revoked:
+                best = self._chosen.get(statement.subject)
+                if best is None or _strength(statement) > _strength(best):
+                    self._chosen[statement.subject] = statement
+        for subject, s in self._chosen.items():
+            assert s.role is not None
+            self._members[subject] = Member(subject, s.name, s.device_kind, s.role, s.until, s.profile, s.signer)
+
+    def _counting(self, revokes: list[Statement]) -> set[bytes]:
+        """The ids of the statements that count if exactly these revokes do."""
+        until: dict[str, int] = {}
+        for revoke in revokes:
+            until[revoke.subject] = min(revoke.last, until.get(revoke.subject, revoke.last))
+        by_signer: dict[str, list[Statement]] = {}
+        for statement in self._known.values():
+            by_signer.setdefault(statement.signer, []).append(statement)
+        counting: set[bytes] = set()
+        owners = [self.mesh]
+        for owner in owners:
+            last = until.get(owner)
+            for statement in by_signer.pop(owner, ()):
+                # who revokes itself says so in its last statement, which counts
+                if last is None or statement.seq <= last or (statement.kind == "revoke" and statement.subject == owner):
+                    counting.add(statement.id)
+                    if statement.role is Role.OWNER:
+                        owners.append(statement.subject)
+        return counting
+
+    # -- questions ---------------------------------------------------------------------------------------------------
+
+    def member(self, device: str) -> Member | None:
+        """A device of the mesh, also a guest whose time is over."""
+        return self._members.get(device)
+
+    def members(self) -> list[Member]:
+        """All devices of the mesh, in the order of their names."""
+        return sorted(self._members.values(), key=lambda m: (m.name, m.id))
+
+    def revoked(self, device: str) -> bool:
+        """Whether a device was thrown out."""
+        return device in self._revoked
+
+    def admitted(self, device: str, now: float) -> Member:
+        """A device that may be here now; `now` in Unix seconds.
+
+        Raises:
+            Refused: it may not, and why.
+        """
+        member = self._members.get(device)
+        if member is None:
+            if device in self._revoked:
+                raise Refused(f"{short(device)} was revoked", "an owner threw it out of this mesh",
+                              "with a new key it can be let in again: slip pair invite")  # fmt: skip
+            raise Refused(f"{short(device)} is not of this mesh", "no owner let it in", "slip pair invite")
+        if member.until is not None and now >= member.until:
+            raise Refused(f"the time of {member.name} is over", "it was let in as a guest",
+                          "slip pair invite --role guest --for TIME")  # fmt: skip
+        return member
+
+    def vouch(self, device: str) -> list[Statement]:
+        """The statements that let a device in, from the root down; empty if it is not of the mesh."""
+        chain: list[Statement] = []
+        while (statement := self._chosen.get(device)) is not None and len(chain) < 64:
+            chain.append(statement)
+            device = statement.signer
+        return chain[::-1]
+
+    def next_seq(self, signer: str) -> int:
+        """What the signer's next statement is numbered."""
+        return self._last.get(signer, 0) + 1
+
+    def next_number(self, subject: str) -> int:
+        """What the next admission of a device is numbered."""
+        return 1 + max((s.number for s in self._known.values() if s.subject == subject), default=0)
+
+    # -- the exchange ------------------------------------------------------------------------------------------------
+
+    @property
+    def statements(self) -> tuple[Statement, ...]:
+        """Every statement whose signer was an owner once."""
+        return tuple(self._known.values())
+
+    def ids(self) -> list[bytes]:
+        """The ids of all statements, sorted."""
+        return sorted(self._known)
+
+    @property
+    def digest(self) -> bytes:
+        """Equal digests, equal rosters."""
+        if self._digest is None:
+            self._digest = sha256(b"".join(self.ids())).digest()[:16]
+        return self._digest
+
+    def lacking(self, ids: Iterable[bytes]) -> list[Statement]:
+        """What somebody lacks who has those."""
+        have = set(ids)
+        return [s for i, s in self._known.items() if i not in have]
+
+
+def _strength(add: Statement) -> tuple[int, int, int, bytes]:
+    """Which admission of a device counts: an owner's stays, then the highest number, then the lesser role."""
+    assert add.role is not None
+    return add.role is Role.OWNER, add.number, -_RANK[add.role], add.id
+
+
+def _on_cycles(revokes: list[Statement]) -> list[Statement]:
+    """Those by which somebody revokes a device that, over some revokes, revokes them."""
+    targets: dict[str, set[str]] = {}
+    for revoke in revokes:
+        targets.setdefault(revoke.signer, set()).add(revoke.subject)
+
+    def reaches(start: str, goal: str) -> bool:
+        seen, todo = {start}, [start]
+        while todo:
+            at = todo.pop()
+            if at == goal:
+                return True
+            fresh = targets.get(at, set()) - seen
+            seen |= fresh
+            todo += fresh
+        return False
+
+    return [r for r in revokes if reaches(r.subject, r.signer)]

@@ -1,0 +1,33 @@
+"""The daemon's clerk: a process that lives for one question, and has the `cryptography` that the daemon does without.
+
+`python -m slipstream.clerk STATE`; the question is a msgpack map on stdin, the answer one on stdout.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from .core.errors import SlipError
+from .core.roster_file import RosterFile
+
+
+def answer(state: Path, question: dict[str, Any]) -> dict[str, Any]:
+    """`take`: check the signatures of statements and keep what is right; `new` is how many were."""
+    return {"new": len(RosterFile(state).take(question["take"]))}
+
+
+def main() -> None:
+    """Answer the question on stdin."""
+    try:
+        said = answer(Path(sys.argv[1]), msgpack.unpackb(sys.stdin.buffer.read()))
+    except SlipError as error:
+        said = {"error": error.to_wire()}
+    sys.stdout.buffer.write(msgpack.packb(said))
+
+
+if __name__ == "__main__":
+    main()
