@@ -26,7 +26,7 @@ check: .stamps/dev ## format, lint, types, stubs
 	@echo "check: ok"
 
 bench: .stamps/bench ## our figures beside the floor and the peers, from one run
-	@for name in link schedule daemon mesh kill; do .venv/bin/slip bench $$name || exit 1; done
+	@for name in link schedule daemon mesh kill policy; do .venv/bin/slip bench $$name || exit 1; done
 
 format: .stamps/dev ## put the code into its form
 	@.venv/bin/ruff check --quiet --fix $(CODE) || true

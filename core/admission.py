@@ -23,6 +23,8 @@ from .trust import Member, Roster, Statement
 
 BATCH: Final = 64
 """Statements in one message."""
+CSR_LIMIT: Final = 4096
+"""Bytes of a request for a certificate."""
 HELD_LIMIT: Final = 4096
 """Statements that may wait for their signatures to be checked."""
 CHAFF_SECONDS, CHAFF_LIMIT = 1.0, 64.0
@@ -43,6 +45,20 @@ class Keeper(Protocol):
             SlipError: it could not be done; nothing was kept.
         """
 
+    async def renew(self, device: str, csr: bytes) -> dict[str, Any]:
+        """As an owner, let the new key of a device in beside its old one; what it is told (authority.Admitted).
+
+        Raises:
+            SlipError: this device is no owner, or the request proves no key.
+        """
+
+    async def retire(self, device: str) -> None:
+        """As an owner, throw a device out that asked for it.
+
+        Raises:
+            SlipError: this device is no owner.
+        """
+
 
 class Admission:
     """Who may be here, and the exchange of rosters with the peers of one device."""
@@ -57,6 +73,7 @@ class Admission:
         self._more = anyio.Event()
         self._taken = anyio.Event()
         self._chaff: dict[str, tuple[float, float]] = {}
+        self._renewed: set[str] = set()
         self._ids = set(keeper.roster.ids())
         self._here = {m.id for m in keeper.roster.members()}
 
@@ -102,6 +119,24 @@ class Admission:
             raise ProtocolError("a vouch cannot be read", str(error)) from None
         await self.settled()
         self.check(device)
+
+    async def rotate(self, device: str, content: Mapping[str, Any]) -> dict[str, Any]:
+        """A device has a new key: `csr` lets it in, and once that is safe there, `retire` ends the old one.
+
+        Raises:
+            SlipError: this device is no owner, or the request proves no key.
+        """
+        if content.get("retire") is True:
+            await self._keeper.retire(device)
+            return {}
+        csr = content.get("csr")
+        if device in self._renewed:
+            raise Refused("this key was renewed before", "a key has one successor", "slip pair revoke, slip pair join")
+        if not isinstance(csr, bytes) or len(csr) > CSR_LIMIT:
+            raise ProtocolError("a request for a new key cannot be read")
+        told = await self._keeper.renew(device, csr)
+        self._renewed.add(device)
+        return told
 
     # -- the exchange ------------------------------------------------------------------------------------------------
 

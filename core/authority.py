@@ -12,11 +12,12 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from .device import clean, short
-from .errors import Refused, UsageError
+from .errors import ProtocolError, Refused, UsageError
 from .identity import (
     CERTIFICATE,
     COMPLETE,
@@ -26,12 +27,13 @@ from .identity import (
     ROOT,
     Identity,
     host_of,
+    id_of_pem,
     id_of_spki,
     make_private,
     require_private,
 )
 from .identity import replace_private as write
-from .roster_file import RosterFile
+from .roster_file import RosterFile, signed_ones
 from .trust import Role, Roster, Statement
 
 if TYPE_CHECKING:
@@ -61,6 +63,23 @@ class Admitted:
     """Its certificate as an authority, if it is an owner; else empty."""
     root: bytes
     statements: list[bytes]
+
+    def to_wire(self) -> dict[str, Any]:
+        """It as a map of plain values."""
+        return {"certificate": self.certificate, "owner": self.owner, "root": self.root, "statements": self.statements}
+
+    @classmethod
+    def from_wire(cls, data: Any) -> Self:
+        """What `to_wire` wrote.
+
+        Raises:
+            ProtocolError: it is something else.
+        """
+        try:
+            certificate, owner, root = (bytes(data[name]) for name in ("certificate", "owner", "root"))
+            return cls(certificate, owner, root, [bytes(s) for s in data["statements"]])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ProtocolError("what lets a device in cannot be read", f"{type(error).__name__}: {error}") from None
 
 
 def request() -> Request:
@@ -123,6 +142,44 @@ def settle(folder: Path, asked: Request, admitted: Admitted) -> None:
     (folder / "roster").unlink(missing_ok=True)  # of an attempt that was cut off
     RosterFile(folder).take(admitted.statements)
     write(folder / CERTIFICATE, admitted.certificate)
+
+
+def shown(asked: Request) -> bytes:
+    """A certificate (PEM) by which a newcomer that listens proves its key, signed by nobody but that key."""
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    key = load_pem_private_key(asked.key, None)
+    assert isinstance(key, EllipticCurvePrivateKey)
+    return _pem(_certificate(_name(asked.id), key.public_key(), key, _name(asked.id), ca=False))
+
+
+def examine(asked: Request, admitted: Admitted, by: str) -> Roster:
+    """The roster that came with what an owner gave, if all of it makes the asking device one of that owner's mesh.
+
+    Raises:
+        Refused: it does not fit together.
+    """
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+
+    try:
+        root = x509.load_pem_x509_certificate(admitted.root)
+        for pem in (admitted.certificate, *([admitted.owner] if admitted.owner else ())):
+            chain = x509.load_pem_x509_certificates(pem)
+            for issued, issuer in pairwise([*chain, root]):
+                issued.verify_directly_issued_by(issuer)
+            if id_of_pem(pem.decode("ascii")) != asked.id:
+                raise ValueError("a certificate is of another key")
+        roster = Roster(id_of_pem(admitted.root.decode("ascii")))
+        roster.merge(signed_ones([Statement.from_wire(s) for s in admitted.statements]))
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, ProtocolError) as error:
+        why = f"{type(error).__name__}: {clean(error, 100)}"
+        raise Refused("what the owner sent does not fit together", why) from None
+    me, owner = roster.member(asked.id), roster.member(by)
+    if me is None or me.by != by or owner is None or owner.role is not Role.OWNER:
+        raise Refused("the roster does not say that this device was let in", f"{short(by)} should have signed it")
+    return roster
 
 
 class Authority:
@@ -192,6 +249,19 @@ class Authority:
             statement = self._add(roster, "revoke", device, last=roster.next_seq(device) - 1)
             self._file.write(roster)
         return statement
+
+    def renew(self, device: str, csr: bytes) -> Admitted:
+        """Let the new key of a device in, as what it is; its old one stays until it is revoked.
+
+        Raises:
+            Refused: the request proves no key on P-256, or the device is not of this mesh any more.
+        """
+        with self._file.held() as roster:
+            known = roster.admitted(device, time.time())
+            admitted = self._admit(roster, csr, name=known.name, kind=known.kind, role=known.role, until=known.until,
+                                   profile=known.profile)  # fmt: skip
+            self._file.write(roster)
+        return admitted
 
     def rotate(self) -> Identity:
         """Give this owner a new key in place of its own, which is revoked; a daemon must be started anew then."""

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 from .errors import LinkLost
+from .gate import Caller
 from .links import Links
 from .routes import Routes
 from .serve import Server
@@ -62,7 +63,7 @@ class Calls:
             key = self.new_id()
         if device == self.id:
             spec = self.catalogue.get(skill)
-            return device, *await self._server.here(spec, args, key, self.id, deadline, on_progress)
+            return device, *await self._server.here(spec, args, key, Caller(self.id, origin), deadline, on_progress)
         while True:
             peer = self.links.up.get(device) or await self.links.in_time(device, deadline)
             try:
@@ -85,7 +86,7 @@ class Calls:
         device, _ = self._routes.find(skill, on)
         if device == self.id:
             until = deadline or self.clock() + CALL_SECONDS
-            _, value = await self._server.here(self.catalogue.get(skill), args, "", self.id, until, None)
+            _, value = await self._server.here(self.catalogue.get(skill), args, "", Caller(self.id), until, None)
             for item in value["result"]:
                 yield item
             return

@@ -21,7 +21,8 @@ from .device import Device, LinkQuality
 from .errors import Cancelled, LinkLost, NoDevice, SlipError, TimedOut, UnknownOutcome, UsageError
 from .loop import new_wake
 from .moves import ASK_SECONDS, all_given_back, cannot_have_begun, given_back, stop_there
-from .run import ENDED, GOOD, Run, StepState
+from .placing import pins
+from .run import ENDED, GOOD, Run, StepState, blind_to_personal
 from .scheduler import Assignment, Job, Placed, assign
 from .settle import settle
 
@@ -67,7 +68,7 @@ class Dispatch(Run):
         return min(looks)
 
     def _overrun_at(self, s: StepState) -> float:
-        if s.predicted is None or s.began is None:
+        if s.predicted is None or s.began is None or s.consent:
             return float("inf")
         return s.began + (s.predicted.end - s.predicted.start) * OVERRUN_FACTOR + OVERRUN_SLACK
 
@@ -166,11 +167,19 @@ class Dispatch(Run):
         why, self._replan = self._replan or "scheduled", ""
         now = self.clock()
         jobs, fixed = [], {}
+        try:
+            together = self._pins()
+        except NoDevice as error:
+            self._without_device(error, now)
+            return
+        blind = blind_to_personal(self.mesh) if self.flows.personal else frozenset()
         for s in self.steps.values():
             if s.state in GOOD and not self.mesh.reachable(s.device):
                 self.hand_out(s)
             deadline = None if self._deadline is None else self._deadline - now
-            jobs.append(Job(s.step.id, s.step.skill, s.needs, s.step.on, deadline, frozenset(s.avoid)))
+            on = together.get(s.step.id, s.step.on)
+            unseen = blind if s.step.id in self.flows.personal else frozenset()
+            jobs.append(Job(s.step.id, s.step.skill, s.needs, on, deadline, frozenset(s.avoid), unseen))
             if s.final and s.device:
                 fixed[s.step.id] = Placed(s.device, 0.0, 0.0)
             elif s.state == "running" and s.away_since is None:
@@ -209,6 +218,15 @@ class Dispatch(Run):
                 self._place(s, place)
         if changed:
             self.events.tell("run.assigned", run=self.id, assignment=changed, why=why, makespan=found.makespan)
+
+    def _pins(self) -> dict[str, str]:
+        held = {
+            s.step.id: s.device for s in self.steps.values()
+            if s.device and (s.final or s.state == "running" or s.asking)
+        }  # fmt: skip
+        skills = {s.step.id: s.step.skill for s in self.steps.values()}
+        here = [d for d in self.mesh.devices() if self.mesh.reachable(d.id)]
+        return pins(self.flows, self.mesh.id, skills, held, here, self._desk.costs)
 
     def _placed(self, jobs: list[Job], fixed: dict[str, Placed], now: float) -> Assignment | None:
         """Who does what; None if nothing can be placed now.
@@ -343,7 +361,7 @@ class Dispatch(Run):
             for need in s.needs:
                 p = self.steps[need]
                 if p.state in GOOD and (p.has_value or p.state == "skipped"):
-                    have[need] = (p.state, p.value)
+                    have[need] = (p.state, self.result_for(p, device))
                     s.handed.add(need)
         receivers = {s.step.id: self.receivers(s) for s in states}
         epochs = {s.step.id: s.epoch for s in states}

@@ -15,9 +15,11 @@ from typing import Any, Protocol
 import anyio
 
 from . import plan as plans
-from .errors import Cancelled, Refused, SlipError, TimedOut, UnknownOutcome, UsageError, from_wire
+from .errors import Cancelled, Denied, Refused, SkillFailed, SlipError, TimedOut, UnknownOutcome, UsageError, from_wire
+from .gate import Caller, Gate
 from .invoke import Invoker
 from .journal import Journal
+from .labels import Label
 from .skill import Effect, Outcome, SkillSpec
 from .timers import Timer, Timers
 from .wire import pack
@@ -68,6 +70,12 @@ class Armed:
     began: float | None = None
     ended: float | None = None
     worker: Worker | None = None
+    asking: bool = False
+    """Whether it waits for a person's consent."""
+    private: bool = False
+    """Whether it was given what may not leave this device: nor may what it made of it."""
+    spec: SkillSpec | None = None
+    """Of the skill, as it was when the step began or its result was found: it says what in the result is private."""
 
     @property
     def final(self) -> bool:
@@ -93,6 +101,7 @@ class Executor:
         self,
         mesh: Mesh,
         invoker: Invoker,
+        gate: Gate,
         journal: Journal,
         timers: Timers,
         workers: Workers,
@@ -102,7 +111,7 @@ class Executor:
         self.slots = 4
         self.leaving = False
         self.on_saw: Callable[[str, float, int], None] = lambda skill, seconds, size: None
-        self._mesh, self._invoker, self._journal = mesh, invoker, journal
+        self._mesh, self._invoker, self._gate, self._journal = mesh, invoker, gate, journal
         self._catalogue = invoker.catalogue
         self._timers, self._workers, self._clock = timers, workers, clock
         self._runs: dict[str, RunHere] = {}
@@ -147,14 +156,35 @@ class Executor:
             before = self._journal.invocation(armed.key)
             armed.fresh = before is None
             if before is not None and before.state in (Outcome.DONE, Outcome.SUBMITTED):
-                armed.state, armed.value = before.state, before.result
-                armed.size = len(_packed(armed.value))
-                run.values[armed.step] = (armed.state, armed.value)
+                self._take_result(run, armed, before.state, before.result)
         return armed
 
-    def disarm(self, run_id: str, step: str, epoch: int, *, stop: bool = False) -> dict[str, Any]:
-        """Give a step back if it has not begun, or in any case with `stop`; its state."""
+    def _take_result(self, run: RunHere, armed: Armed, state: str, value: Any) -> None:
+        """What a step came to in a former life of this device."""
+        armed.spec = self._catalogue.specs.get(armed.skill)
+        if armed.spec is None:  # nobody can say any more what in it is private
+            armed.error = SkillFailed(f"the result of {armed.step} stays here", f"{armed.skill} is not offered any more",
+                                      skill=armed.skill)  # fmt: skip
+            armed.state = Outcome.FAILED.value
+            return
+        armed.private = self._journal.is_private(armed.key)
+        armed.state, armed.value = state, value
+        armed.size = len(_packed(armed.value))
+        run.values[armed.step] = (armed.state, armed.value)
+
+    def _run_of(self, owner: str, run_id: str) -> RunHere | None:
         run = self._runs.get(run_id)
+        if run is not None and run.owner != owner:
+            raise Refused("another device owns this run", run.owner[:7])
+        return run
+
+    def disarm(self, owner: str, run_id: str, step: str, epoch: int, *, stop: bool = False) -> dict[str, Any]:
+        """Give a step back if it has not begun, or in any case with `stop`; its state.
+
+        Raises:
+            Refused: another device owns the run, or nobody knows here whether the step was begun.
+        """
+        run = self._run_of(owner, run_id)
         armed = run.steps.get(step) if run else None
         if run is None or armed is None:
             if not stop and self._journal.may_have_happened(f"{run_id}/{step}"):
@@ -171,12 +201,15 @@ class Executor:
             return {"state": "absent"}
         return self._report_of(run, armed)
 
-    def withhold(self, run_id: str, step: str, to: str) -> bool:
+    def withhold(self, owner: str, run_id: str, step: str, to: str) -> bool:
         """Stop sending a step's result to a device; whether it may already have gone there.
 
         A device that was restarted does not know what it sent before.
+
+        Raises:
+            Refused: another device owns the run.
         """
-        run = self._runs.get(run_id)
+        run = self._run_of(owner, run_id)
         armed = run.steps.get(step) if run else None
         if armed is None:
             return True
@@ -238,7 +271,7 @@ class Executor:
 
     async def _run_step(self, run: RunHere, armed: Armed) -> None:
         armed.began = self._clock()
-        spec = self._catalogue.specs.get(armed.skill)
+        spec = armed.spec = self._catalogue.specs.get(armed.skill)
         timers: list[Timer] = []
         overdue = False
 
@@ -336,9 +369,23 @@ class Executor:
             report = {"run": run.id, "step": armed.step, "epoch": armed.epoch, "fraction": fraction, "note": note}
             self._mesh.note(run.owner, "slip.progress", report)
 
-        call = partial(self._invoker.invoke, spec, caller=run.owner, deadline=deadline, on_progress=on_progress)
+        def on_asking(asking: bool) -> None:
+            armed.asking = asking
+            self._mesh.note(run.owner, "slip.report", self._report(run, armed))
+
+        self._look_at_refs(run, spec, armed)
+
+        async def call(values: Mapping[str, Any], key: str, fresh: bool = False) -> tuple[str, Any]:
+            args = plans.fill(armed.args, values)
+            opened = self._gate.open(spec, args)
+            armed.private = armed.private or opened is not args
+            return await self._invoker.invoke(
+                spec, opened, key=key, caller=Caller(run.owner, "", run.id, armed.step, armed.private),
+                deadline=deadline, on_progress=on_progress, on_asking=on_asking, fresh=fresh,
+            )  # fmt: skip
+
         if armed.for_each is None:
-            return await call(plans.fill(armed.args, values), key=armed.key, fresh=armed.fresh)
+            return await call(values, armed.key, armed.fresh)
         items = plans.fill(armed.for_each, values)
         if not isinstance(items, list) or len(items) > plans.ITEMS_LIMIT:
             raise UsageError(f"step {armed.step}: for_each", f"needs a list of at most {plans.ITEMS_LIMIT} items",
@@ -346,11 +393,34 @@ class Executor:
         results: list[Any] = [None] * len(items)
 
         async def one(i: int) -> None:
-            args = plans.fill(armed.args, {**values, "item": items[i]})
-            results[i] = (await call(args, key=f"{armed.key}/{i}"))[1]
+            results[i] = (await call({**values, "item": items[i]}, f"{armed.key}/{i}"))[1]
 
         await self._each(one, len(items), at_once=self.slots if spec.effect is Effect.READ else 1)
         return "done", {"result": results}
+
+    def _look_at_refs(self, run: RunHere, spec: SkillSpec, armed: Armed) -> None:
+        """See whether it reads what was made here and may not leave, whatever its owner thinks of it.
+
+        Raises:
+            Denied: it goes into an argument that does not promise to keep it.
+        """
+        item = plans.Ref.parse(armed.for_each["$ref"]) if armed.for_each and "$ref" in armed.for_each else None
+        for field, ref in plans.refs_with_fields(armed.args, armed.when, armed.for_each):
+            source, path = (item.source, (*item.path, "0", *ref.path)) if ref.source == "item" and item else (
+                ref.source, ref.path)  # fmt: skip
+            made = run.steps.get(source)
+            if made is None or made.spec is None:
+                continue
+            labels = self._gate.result_labels(made.spec)
+            found = labels.at(path[2:] if made.for_each is not None else path) if labels else None
+            hidden = found is not None and found.strictest >= Label.DEVICE
+            if not hidden and not (made.private and found is not None):
+                continue
+            armed.private = True
+            if field and not self._gate.keeps(spec, field, found if hidden else None):
+                raise Denied(f"{armed.step}: {'.'.join(field)} may not have that", f"what {made.skill} gives there never "
+                             f"leaves its device, and {spec.name} does not promise to keep it",
+                             "give it to an argument that is labelled: slip skills show", step=armed.step)  # fmt: skip
 
     async def _each(self, one: Callable[[int], Awaitable[None]], count: int, at_once: int) -> None:
         failed: list[SlipError] = []
@@ -386,7 +456,7 @@ class Executor:
                 "owner": run.owner,
                 "step": armed.step,
                 "state": armed.state,
-                "value": armed.value,
+                "value": self._shown(armed, device),
             }
             if not self._mesh.note(device, "slip.deliver", content):
                 armed.sent.discard(device)  # no link: `link_up` sends it
@@ -394,11 +464,20 @@ class Executor:
     def _report_of(self, run: RunHere, armed: Armed) -> dict[str, Any]:
         inline = armed.size <= INLINE_LIMIT or run.owner in armed.sends
         return {
-            "step": armed.step, "epoch": armed.epoch, "state": armed.state,
-            "value": armed.value if inline else None, "inline": inline, "size": armed.size,
+            "step": armed.step, "epoch": armed.epoch,
+            "state": "asking" if armed.asking and armed.state == "running" else armed.state,
+            "value": self._shown(armed, run.owner) if inline else None, "inline": inline, "size": armed.size,
             "error": armed.error.to_wire() if armed.error else None,
             "seconds": (armed.ended - armed.began) if armed.ended is not None and armed.began is not None else None,
         }  # fmt: skip
+
+    def _shown(self, armed: Armed, device: str) -> Any:
+        """A step's result as a device may have it."""
+        if armed.spec is None or armed.value is None or device == self._mesh.id:
+            return armed.value
+        return self._gate.out(
+            armed.spec, armed.value, device, listed=armed.for_each is not None, private=armed.private, key=armed.key
+        )
 
     def _report(self, run: RunHere, armed: Armed) -> dict[str, Any]:
         return {"run": run.id, **self._report_of(run, armed)}

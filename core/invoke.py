@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 import anyio
 
-from .errors import Cancelled, SkillFailed, SlipError, UnknownOutcome, UsageError, from_wire
+from .errors import Cancelled, Refused, SkillFailed, SlipError, UnknownOutcome, UsageError, from_wire
 from .events import Events
+from .gate import Caller
 from .journal import Invocation, Journal
 from .skill import Catalogue, Context, Outcome, SkillSpec, Submitted
 
@@ -38,8 +39,22 @@ class Mesh(Protocol):
     id: str
     name: str
 
-    async def call(self, skill: str, args: Mapping[str, Any], *, on: str | None, deadline: float | None) -> Any:
-        """Call a skill anywhere in the mesh."""
+    async def call(
+        self, skill: str, args: Mapping[str, Any], *, on: str | None, deadline: float | None, origin: str
+    ) -> Any:
+        """Call a skill anywhere in the mesh, on behalf of the device `origin`."""
+
+
+class Door(Protocol):
+    """What stands before skills (gate.Gate)."""
+
+    def must_ask(self, spec: SkillSpec, args: Mapping[str, Any], caller: Caller) -> bool:
+        """Whether a person must be asked first; raises Denied where it is refused."""
+
+    async def ask(
+        self, spec: SkillSpec, args: Mapping[str, Any], key: str, caller: Caller, on_asking: Callable[[bool], None]
+    ) -> None:
+        """Ask a person; raises Denied unless they allow it."""
 
 
 RECONCILE_SECONDS = 5.0
@@ -51,11 +66,12 @@ class LiveContext(Context):
     """The context of an invocation in a running node."""
 
     def __init__(
-        self, invoker: Invoker, backends: tuple[Any, ...], key: str, caller: str, deadline: float | None,
+        self, invoker: Invoker, backends: tuple[Any, ...], key: str, caller: Caller, deadline: float | None,
         on_progress: Callable[[float, str], None] | None,
     ) -> None:  # fmt: skip
         super().__init__(*backends)
-        self.device, self.key, self.caller, self.deadline = invoker.mesh.name, key, caller, deadline
+        self.device, self.key, self.caller, self.deadline = invoker.mesh.name, key, caller.device, deadline
+        self._origin = caller.origin or caller.device
         self._invoker, self._on_progress = invoker, on_progress
         self._next_progress = float("-inf")
 
@@ -72,7 +88,7 @@ class LiveContext(Context):
         await anyio.lowlevel.checkpoint()
 
     async def call(self, skill: str, /, *, on: str | None = None, **args: Any) -> Any:
-        return await self._invoker.mesh.call(skill, args, on=on, deadline=self.deadline)
+        return await self._invoker.mesh.call(skill, args, on=on, deadline=self.deadline, origin=self._origin)
 
 
 class Invoker:
@@ -80,28 +96,33 @@ class Invoker:
 
     guard: Guard | None = None
 
-    def __init__(self, mesh: Mesh, catalogue: Catalogue, journal: Journal, events: Events) -> None:
+    def __init__(self, mesh: Mesh, catalogue: Catalogue, journal: Journal, events: Events, gate: Door) -> None:
         self.catalogue = catalogue
         self.backends: tuple[Any, ...] = ()
-        self.mesh, self._journal, self._events = mesh, journal, events
+        self.mesh, self._journal, self._events, self._gate = mesh, journal, events, gate
         self._under_way: dict[str, anyio.Event] = {}
         self._locks: dict[str, anyio.Lock] = {}
 
     async def invoke(
-        self, spec: SkillSpec, args: Mapping[str, Any], *, key: str = "", caller: str = "",
+        self, spec: SkillSpec, args: Mapping[str, Any], *, caller: Caller, key: str = "",
         deadline: float | None = None, on_progress: Callable[[float, str], None] | None = None,
         on_item: Callable[[Any], Awaitable[None]] | None = None, fresh: bool = False,
+        on_asking: Callable[[bool], None] = lambda asking: None,
     ) -> tuple[str, Any]:  # fmt: skip
         """Run a skill once; its outcome (`done`, `submitted`) and its value as plain data.
 
         With a key, the first answer stands, also over a restart; an effect that may not happen twice is journalled
         before it begins, and one that was begun and never ended is reconciled, never repeated. `fresh` says that the
-        caller looked already, and that nobody else uses the key.
+        caller looked already, and that nobody else uses the key. `on_asking` hears when a person is asked first,
+        and when no more.
 
         Raises:
+            Denied: the policy or a person says no.
             SlipError: what went wrong, and whose fault it is.
         """
         checked = spec.check(args)
+        if self._gate.must_ask(spec, args, caller):
+            await self._gate.ask(spec, args, key, caller, on_asking)
         if not key and spec.lock is None:  # most calls: nothing to wait for, nothing to journal
             ctx = LiveContext(self, self.backends, key, caller, deadline, on_progress)
             value = await self._body(spec, ctx, checked, on_item)
@@ -129,9 +150,11 @@ class Invoker:
             self._under_way.pop(key).set()
 
     async def _before(
-        self, spec: SkillSpec, before: Invocation, checked: dict[str, Any], caller: str, deadline: float | None
+        self, spec: SkillSpec, before: Invocation, checked: dict[str, Any], caller: Caller, deadline: float | None
     ) -> tuple[str, Any] | None:
         """The first answer to a key; None if it may (still) be run."""
+        if before.caller != caller.device:
+            raise Refused("the key of another device", "only whoever used it first hears what became of it")
         if before.skill != spec.name:
             raise UsageError(f"the key {before.key} was used for {before.skill}", hint="a new call needs a new key")
         if before.error is not None:
@@ -154,7 +177,7 @@ class Invoker:
         )  # fmt: skip
 
     async def _reconcile(
-        self, spec: SkillSpec, checked: dict[str, Any], key: str, caller: str, deadline: float | None
+        self, spec: SkillSpec, checked: dict[str, Any], key: str, caller: Caller, deadline: float | None
     ) -> tuple[Outcome, Any]:
         """Whether it happened, as far as the skill can tell, and the result if it knows that too."""
         if spec.reconcile_fn is None:
@@ -171,7 +194,7 @@ class Invoker:
             return Outcome.UNKNOWN, {}
 
     async def _invoke(
-        self, spec: SkillSpec, checked: dict[str, Any], args: Mapping[str, Any], key: str, caller: str,
+        self, spec: SkillSpec, checked: dict[str, Any], args: Mapping[str, Any], key: str, caller: Caller,
         deadline: float | None, on_progress: Callable[[float, str], None] | None,
         on_item: Callable[[Any], Awaitable[None]] | None,
     ) -> tuple[str, Any]:  # fmt: skip
@@ -181,7 +204,7 @@ class Invoker:
         return await self._keyed(spec, checked, args, key, caller, deadline, on_progress, on_item)
 
     async def _keyed(
-        self, spec: SkillSpec, checked: dict[str, Any], args: Mapping[str, Any], key: str, caller: str,
+        self, spec: SkillSpec, checked: dict[str, Any], args: Mapping[str, Any], key: str, caller: Caller,
         deadline: float | None, on_progress: Callable[[float, str], None] | None,
         on_item: Callable[[Any], Awaitable[None]] | None,
     ) -> tuple[str, Any]:  # fmt: skip
@@ -190,13 +213,14 @@ class Invoker:
         if key and spec.resumable:
             ctx.state = self._journal.state(key)
         if once or (key and spec.resumable):  # a checkpoint needs a row, whatever the effect
-            self._journal.begin(key, spec.name, dict(args), durable=once)
+            self._journal.begin(key, spec.name, dict(args), durable=once, caller=caller.device,
+                                private=caller.private)  # fmt: skip
         try:
             value = await self._body(spec, ctx, checked, on_item)
             plain = {"result": value} if spec.streaming else spec.dump(value)
             state = _outcome(value)
             if key:
-                self._keep(spec, key, args, state, plain)
+                self._keep(spec, key, args, state, plain, caller)
         except SlipError as error:
             if once:
                 self._journal.end(key, Outcome.FAILED, None, error.to_wire())
@@ -214,10 +238,13 @@ class Invoker:
             raise
         return state.value, plain
 
-    def _keep(self, spec: SkillSpec, key: str, args: Mapping[str, Any], state: Outcome, plain: Any) -> None:
+    def _keep(
+        self, spec: SkillSpec, key: str, args: Mapping[str, Any], state: Outcome, plain: Any, caller: Caller
+    ) -> None:
         try:
             if spec.effect.repeatable and not spec.resumable:
-                self._journal.record(key, spec.name, dict(args), state, plain)
+                self._journal.record(key, spec.name, dict(args), state, plain, caller=caller.device,
+                                     private=caller.private)  # fmt: skip
                 return
             with self._journal.together(durable=not spec.effect.repeatable):
                 self._journal.end(key, state, plain)
@@ -260,23 +287,32 @@ class Invoker:
         if key:
             self._journal.keep_state(key, state)
 
-    async def undo(self, key: str) -> bool:
+    def is_private(self, key: str) -> bool:
+        """Whether what ran under a key was given what may not leave this device."""
+        return self._journal.is_private(key)
+
+    async def undo(self, key: str, caller: Caller) -> bool:
         """Run the compensation of what a key did; false if there is nothing to undo.
 
         Raises:
+            Denied: the policy refuses what it did, by now.
+            Refused: it is another device's key.
             SlipError: the compensation failed.
         """
         async with self._alone(key):
-            return await self._undo(key)
+            return await self._undo(key, caller)
 
-    async def _undo(self, key: str) -> bool:
+    async def _undo(self, key: str, caller: Caller) -> bool:
         done = self._journal.invocation(key)
         if done is None or done.state != Outcome.DONE:
             return False
+        if done.caller != caller.device:
+            raise Refused("the key of another device", "only whoever used it first may undo what it did")
         spec = self.catalogue.get(done.skill)
         if spec.undo_fn is None:
             return False
-        ctx = LiveContext(self, self.backends, f"{key}/undo", "", None, None)
+        self._gate.must_ask(spec, done.args, caller)  # a person who let it be done has let it be undone
+        ctx = LiveContext(self, self.backends, f"{key}/undo", caller, None, None)
         try:
             await spec.undo_fn(ctx, spec.check(done.args), spec.load(done.result) if done.result else None)
         except SlipError:

@@ -17,7 +17,7 @@ import msgpack
 
 from .errors import UsageError
 
-SCHEMA = 1
+SCHEMA = 2
 KEEP_SECONDS = 7 * 86_400
 """How long ended runs and invocations are kept."""
 
@@ -25,7 +25,8 @@ _TABLES = """
 create table if not exists facts (name text primary key, value blob not null) without rowid;
 create table if not exists invocations (
     key text primary key, skill text not null, args blob not null, state text not null,
-    result blob, error blob, began real not null, ended real, kept blob) without rowid;
+    result blob, error blob, began real not null, ended real, kept blob, caller text not null default '',
+    private integer not null default 0) without rowid;
 create table if not exists runs (
     id text primary key, plan blob not null, state text not null, began real not null, ended real,
     result blob, error blob) without rowid;
@@ -60,6 +61,8 @@ class Invocation:
     """`begun`, `undone`, or an Outcome."""
     result: Any
     error: dict[str, Any] | None
+    caller: str = ""
+    """The device whose key it is: nobody else hears what became of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +117,18 @@ class Journal:
         # WAL alone lets a second daemon in; the lock goes with the process, also when that is killed
         self._db.execute("pragma locking_mode = exclusive")
         version = self._db.execute("pragma user_version").fetchone()[0]
-        if version not in (0, SCHEMA):
+        if version not in (0, 1, SCHEMA):
             raise UsageError(f"the journal {path} is of version {version}", f"this one knows {SCHEMA}",
                              "update Slipstream on this device")  # fmt: skip
         self._db.execute("pragma journal_mode = wal")
         self._db.execute("pragma synchronous = normal")
         self._db.execute("pragma cache_size = -512")
+        if version == 1:
+            self._db.execute("begin immediate")
+            self._db.execute("alter table invocations add column caller text not null default ''")
+            self._db.execute("alter table invocations add column private integer not null default 0")
+            self._db.execute(f"pragma user_version = {SCHEMA}")
+            self._db.execute("commit")
         self._db.executescript(_TABLES)
         self._db.execute(f"pragma user_version = {SCHEMA}")
 
@@ -185,9 +194,9 @@ class Journal:
     def invocation(self, key: str) -> Invocation | None:
         """What is known of an idempotency key."""
         row = self._db.execute(
-            "select skill, args, state, result, error from invocations where key = ?", (key,)
+            "select skill, args, state, result, error, caller from invocations where key = ?", (key,)
         ).fetchone()
-        return row and Invocation(key, row[0], _unpack(row[1]), row[2], _unpack(row[3]), _unpack(row[4]))
+        return row and Invocation(key, row[0], _unpack(row[1]), row[2], _unpack(row[3]), _unpack(row[4]), row[5])
 
     def may_have_happened(self, key: str) -> bool:
         """Whether something under a key that goes on from this one was begun, and is not known to have failed."""
@@ -195,10 +204,17 @@ class Journal:
                  and state in ('begun', 'done', 'submitted', 'unknown') limit 1"""
         return self._db.execute(sql, (f"{key}/", f"{key}0")).fetchone() is not None  # "0" comes after "/"
 
-    def begin(self, key: str, skill: str, args: dict[str, Any], *, durable: bool) -> None:
-        """An invocation is about to begin; `durable` when it must not happen twice."""
-        row = (key, skill, _pack(args), "begun", self._wall())
-        sql = """insert into invocations (key, skill, args, state, began) values (?, ?, ?, ?, ?)
+    def is_private(self, key: str) -> bool:
+        """Whether what ran under a key, or one that goes on from it, was given what may not leave this device."""
+        sql = "select 1 from invocations where private and (key = ? or (key >= ? and key < ?)) limit 1"
+        return self._db.execute(sql, (key, f"{key}/", f"{key}0")).fetchone() is not None  # "0" comes after "/"
+
+    def begin(
+        self, key: str, skill: str, args: dict[str, Any], *, durable: bool, caller: str = "", private: bool = False
+    ) -> None:
+        """An invocation is about to begin; `durable` when it must not happen twice, `private` as `is_private`."""
+        row = (key, skill, _pack(args), "begun", self._wall(), caller, private)
+        sql = """insert into invocations (key, skill, args, state, began, caller, private) values (?, ?, ?, ?, ?, ?, ?)
                  on conflict (key) do update set state = 'begun', error = null, ended = null"""
         if not durable:
             self._db.execute(sql, row)
@@ -213,12 +229,15 @@ class Journal:
             (state, _pack(result), None if error is None else _pack(error), self._wall(), key),
         )
 
-    def record(self, key: str, skill: str, args: dict[str, Any], state: str, result: Any) -> None:
+    def record(
+        self, key: str, skill: str, args: dict[str, Any], state: str, result: Any, *, caller: str = "",
+        private: bool = False,
+    ) -> None:  # fmt: skip
         """An invocation that may be repeated ended; written once, at its end."""
         now = self._wall()
         self._db.execute(
-            "insert or ignore into invocations values (?, ?, ?, ?, ?, null, ?, ?, null)",
-            (key, skill, _pack(args), state, _pack(result), now, now),
+            "insert or ignore into invocations values (?, ?, ?, ?, ?, null, ?, ?, null, ?, ?)",
+            (key, skill, _pack(args), state, _pack(result), now, now, caller, private),
         )
 
     def state(self, key: str) -> dict[str, Any]:

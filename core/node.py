@@ -17,16 +17,20 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from .admission import Admission, Keeper
+from .audit import Audit
 from .calls import Calls
+from .consent import Consents
 from .costs import Costs
 from .device import Device, LinkQuality, Offer, Resources, clean, short
 from .dispatch import Dispatch
 from .errors import LinkLost, SlipError, UsageError
 from .events import Events
 from .execute import Executor
+from .gate import Caller, Gate, PolicySource
 from .gauge import Gauge
 from .invoke import Guard, Invoker
 from .journal import Journal
+from .labels import Handles, Label, Labels
 from .link import Transport
 from .links import Candidates, Links
 from .loop import clock_of_loop
@@ -37,14 +41,12 @@ from .routes import Routes
 from .run import Desk
 from .runs import Runs
 from .serve import Server
-from .skill import Catalogue, Pack, nearest, spec_of
+from .skill import Catalogue, Driving, Pack, nearest, spec_of
 from .specs import Specs
 from .targets import Targets
 from .timers import Timer, Timers
 from .workers import Workers
 
-CALL_SECONDS = 30.0
-"""Deadline of a call that names none."""
 LOOKS = 10.0
 """How many times a second news of members is acted on in a storm of it; before, as many times at once."""
 
@@ -52,11 +54,12 @@ LOOKS = 10.0
 class Node(Calls):
     """One device of a mesh. `run` brings it up; everything else works while it runs.
 
-    `trust` keeps the roster.
+    `trust` keeps the roster, `policy` says who may do what here, and `audit` remembers who did.
     """
 
     def __init__(
         self, device_id: str, name: str, kind: str, *, transports: Sequence[Transport], trust: Keeper,
+        policy: PolicySource, audit: Audit | None = None,
         packs: Sequence[tuple[Pack, Mapping[str, Any]]] = (), journal: Journal | None = None,
         candidates: Candidates | None = None, resources: Resources = Resources(), guard: Guard | None = None,
         wall: Callable[[], float] = time.time, new_id: Callable[[], str] = lambda: secrets.token_hex(5),
@@ -72,9 +75,11 @@ class Node(Calls):
         self._transports = {t.scheme: t for t in transports}
         self._packs, self._resources, self._guard = packs, resources, guard
         self.wall, self.new_id = wall, new_id
-        self._trust = trust
+        self._trust, self._policy, self.audit = trust, policy, audit or Audit(None, b"", wall)
+        self._vehicles: list[Callable[[], Driving | None]] = []
         self.clock: Callable[[], float] = anyio.current_time
         self.admission: Admission
+        self.gate: Gate
         self._guest_timer: Timer | None = None
         self.members: Members
         self.invoker: Invoker
@@ -111,15 +116,18 @@ class Node(Calls):
                 if backend is not None:
                     backends.append(backend)
                     meters.append(partial(pack.resources, backend))
+                    self._vehicles.append(partial(pack.driving, backend))
             self._group = await stack.enter_async_context(anyio.create_task_group())
             self._workers = Workers(self._group)
             self._begin_trust()
-            self.invoker = Invoker(self, self.catalogue, self.journal, self.events)
+            self.invoker = Invoker(self, self.catalogue, self.journal, self.events, self.gate)
             self.invoker.backends, self.invoker.guard = tuple(backends), self._guard
-            self.executor = Executor(self, self.invoker, self.journal, self.timers, self._workers, self.clock)
+            self.executor = Executor(
+                self, self.invoker, self.gate, self.journal, self.timers, self._workers, self.clock
+            )
             self.executor.slots = self._resources.slots
             self.executor.on_saw = lambda skill, took, size: self.costs.saw(skill, self.id, took, size, self.wall())
-            self._server = Server(self.invoker, self._workers, self.timers, self.clock)
+            self._server = Server(self.invoker, self.gate, self._workers, self.timers, self.clock)
             hello = {"name": self.name, "kind": self.kind, "vouch": self.admission.vouch()}
             self.links = Links(
                 self.id, hello, self._transports, self.candidates, self.timers, self.clock, self, self._group,
@@ -136,8 +144,9 @@ class Node(Calls):
             desk = Desk(self, self.journal, self.events, self.costs, self.clock, self.wall)
             self.runs = Runs(desk, self.new_id)
             self._targets = Targets(
-                self.id, self.executor, self.invoker, self.runs, self.members, self._specs, self.admission, self.clock
-            )
+                self.id, self.executor, self.invoker, self.runs, self.members, self._specs, self.admission,
+                self.gate.consents, self.clock,
+            )  # fmt: skip
             addresses = []
             for transport in self._transports.values():
                 addresses += await stack.enter_async_context(transport.serve(self.links.accept))
@@ -154,6 +163,7 @@ class Node(Calls):
                 await self._stop.wait()
                 await self._leave()
             finally:
+                self.gate.consents.close()
                 self._group.cancel_scope.cancel()
                 self._keep_costs()
 
@@ -243,16 +253,40 @@ class Node(Calls):
 
     def _begin_trust(self) -> None:
         self.admission = Admission(
-            self.id, self._trust, self.events, self.clock, self.wall, self._tell_roster, lambda: self.links.up,
+            self.id, self._trust, self.events, self.clock, self.wall, partial(self._tell, "slip.roster"), lambda: self.links.up,
             self._roster_changed,
         )  # fmt: skip
+        consents = Consents(
+            self.id, self.journal.database, self.events, self.clock, self.wall, self.timers, self.new_id,
+            partial(self._tell, "slip.consent"), self._people, self._may_answer, self.name_of,
+        )  # fmt: skip
+        self.gate = Gate(
+            self.id, self.admission, self._policy, self._driving, consents, Handles(self.id, secrets.token_bytes), self.audit, self.events,
+            self.wall,
+        )  # fmt: skip
 
-    def _tell_roster(self, device: str, content: dict[str, Any]) -> None:
+    def _tell(self, target: str, device: str, content: dict[str, Any]) -> None:
         if (peer := self.links.up.get(device)) is not None:
-            peer.note("slip.roster", content)
+            peer.note(target, content)
+
+    def _driving(self) -> Driving | None:
+        """What the vehicle that this device is does now; None if it is none."""
+        said = [state for state in (vehicle() for vehicle in self._vehicles) if state is not None]
+        return max(said, key=list(Driving).index, default=None)
+
+    def _people(self) -> list[str]:
+        """The other devices that are here whose people may answer for this one."""
+        return [device for device in self.links.up if self._may_answer(device)]
+
+    def _may_answer(self, device: str) -> bool:
+        member = self.admission.roster.member(device)
+        return member is not None and self._policy.current().may_answer(member)
 
     def _roster_changed(self) -> None:
         """Somebody joined or was thrown out: at once, whoever is out is cut off, and nobody sees it any more."""
+        self.audit.tell(
+            "trust", roster=self.admission.roster.digest.hex(), members=len(self.admission.roster.members())
+        )
         self.links.hello["vouch"] = self.admission.vouch()
         self.links.recheck()
         self.members.roster_changed()
@@ -290,6 +324,7 @@ class Node(Calls):
         peer.note("slip.digest", {"digest": {k: list(v) for k, v in self.members.digest().items()}})
         self._look.set()
         self.executor.link_up(peer.id)
+        self.gate.consents.link_up(peer.id)
         self.runs.link_up(peer.id)
         if peer.link.dialled:
             self._remember_address(peer)
@@ -334,8 +369,8 @@ class Node(Calls):
     ) -> None:
         """A peer calls a skill of ours, or asks something about a run."""
         if target.startswith("slip."):
-            if target == "slip.undo":  # the only one that takes time
-                self._workers.do(partial(self._undo, peer, stream, args))
+            if target in ("slip.undo", "slip.rotate"):  # they take time
+                self._workers.do(partial(self._ask_slowly, peer, stream, target, args))
                 return
             try:
                 peer.answer(stream, "done", self._targets.ask(peer.id, target, args))
@@ -348,11 +383,15 @@ class Node(Calls):
             peer.fail(stream, UsageError(f"unknown skill {target}", f"{self.name} does not offer it",
                                          nearest(target, self.catalogue.specs), skill=target))  # fmt: skip
             return
-        self._server.call(peer, stream, spec, args, key, left)
+        self._server.call(peer, stream, spec, args, key, left, origin)
 
-    async def _undo(self, peer: Peer, stream: int, content: dict[str, Any]) -> None:
+    async def _ask_slowly(self, peer: Peer, stream: int, target: str, content: dict[str, Any]) -> None:
         try:
-            peer.answer(stream, "done", await self._targets.undo(content))
+            if target == "slip.rotate":
+                peer.answer(stream, "done", await self.admission.rotate(peer.id, content))
+                self.admission.changed()  # what cuts the old key off goes out after the answer
+            else:
+                peer.answer(stream, "done", await self._targets.undo(peer.id, content))
         except SlipError as error:
             peer.fail(stream, error)
 
@@ -399,7 +438,7 @@ class Node(Calls):
         """
         if device == self.id:
             if target == "slip.undo":
-                return await self._targets.undo(content)
+                return await self._targets.undo(self.id, content)
             return self._targets.ask(self.id, target, content)
         peer = await self.links.to(device)
         return (await peer.call(target, content, deadline=deadline))[1]
@@ -420,6 +459,14 @@ class Node(Calls):
         """How people call a device."""
         found = self.members.find(device)
         return found.name if found is not None else short(device)
+
+    def shown(self, value: Any, labels: Labels | None, to: str, *, key: str, listed: bool) -> Any:
+        """A step's result as another device may have it."""
+        return self.gate.shown(value, labels, to, key=key, listed=listed)
+
+    def may_see(self, device: str, label: Label) -> bool:
+        """Whether a device may have values with that label."""
+        return self.gate.may_see(device, label)
 
     async def specs(self) -> Mapping[str, Mapping[str, Any]]:
         """The specs of all skills in the mesh, by name; those of this device win."""

@@ -308,6 +308,14 @@ def _words(schema: dict[str, Any]) -> str:
     return " or ".join(sorted(js.types(schema))) or "anything"
 
 
+def refs_with_fields(args: Any, when: Any, for_each: Any) -> Iterator[tuple[tuple[str, ...], Ref]]:
+    """Every reference in a step as its device is told of it, with its place among the arguments; () elsewhere."""
+    for where, ref in _refs(args, ""):
+        yield tuple(where.split(".")[1:]), ref
+    for value in (when, for_each):
+        yield from (((), ref) for _, ref in _refs(value, ""))
+
+
 def refs_of(value: Any) -> Iterator[tuple[str, Ref]]:
     """Every reference in a value, with the field where it stands."""
     return _refs(value, "output")

@@ -19,6 +19,7 @@ from .device import Device, LinkQuality
 from .errors import SlipError, from_wire
 from .events import Events
 from .journal import Journal, StepRow
+from .labels import Flows, Label, Labels
 from .loop import new_wake
 from .plan import Plan, Step
 from .scheduler import Placed
@@ -50,8 +51,19 @@ class Mesh(Protocol):
     async def request(self, device: str, target: str, content: dict[str, Any], deadline: float) -> Any:
         """Ask a device (this one too) something about a run."""
 
+    def shown(self, value: Any, labels: Labels | None, to: str, *, key: str, listed: bool) -> Any:
+        """A step's result as another device may have it."""
+
+    def may_see(self, device: str, label: Label) -> bool:
+        """Whether a device may have values with that label."""
+
     async def specs(self) -> Mapping[str, Mapping[str, Any]]:
         """The specs of all skills in the mesh, by name."""
+
+
+def blind_to_personal(mesh: Mesh) -> frozenset[str]:
+    """The devices that may not see what is personal."""
+    return frozenset(d.id for d in mesh.devices() if not mesh.may_see(d.id, Label.PERSONAL))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +76,15 @@ class Desk:
     costs: Costs
     clock: Callable[[], float]
     wall: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What the check of a plan found: by step, its effect and the labels of its result; and where values may go."""
+
+    effects: Mapping[str, Effect]
+    labels: Mapping[str, Labels]
+    flows: Flows
 
 
 @dataclass(slots=True)
@@ -90,6 +111,8 @@ class StepState:
     """Whether its device confirmed its epoch and who reads its result."""
     tried_to_free: bool = False
     asking: bool = False
+    consent: bool = False
+    """Whether a person is asked first, on its device or another one."""
     away_since: float | None = None
     avoid: set[str] = field(default_factory=set)
     handed: set[str] = field(default_factory=set)
@@ -105,8 +128,9 @@ class StepState:
 class Run:
     """One execution of a plan, on the device that owns it."""
 
-    def __init__(self, desk: Desk, run_id: str, plan: Plan, effects: Mapping[str, Effect]) -> None:
-        self.id, self.plan, self.effects = run_id, plan, effects
+    def __init__(self, desk: Desk, run_id: str, plan: Plan, checked: Checked) -> None:
+        self.id, self.plan, self.effects = run_id, plan, checked.effects
+        self.labels, self.flows = checked.labels, checked.flows
         self.state = "running"
         self.resumed = False
         self.error: SlipError | None = None
@@ -164,6 +188,14 @@ class Run:
         if state == "armed":
             return
         seconds = content["seconds"]
+        if state == "asking":
+            self._started(s, now)
+            if not s.consent:
+                s.consent = True
+                self.tell("step.asking", s)
+            return
+        if s.consent:  # what follows is measured from the answer on
+            s.consent, s.began = False, now
         if state == "running" or (seconds is not None and s.state != "running"):
             self._started(s, now - (seconds or 0.0))
         if state == "running":
@@ -217,6 +249,11 @@ class Run:
             if reader.state == "armed" and reader.told and s.step.id not in reader.handed:
                 reader.told = False
                 self.poke()
+
+    def result_for(self, s: StepState, device: str) -> Any:
+        """The result of a step as that device may have it."""
+        return self.mesh.shown(s.value, self.labels.get(s.step.id), device, key=f"{self.id}/{s.step.id}",
+                               listed=s.step.for_each is not None)  # fmt: skip
 
     def release(self, s: StepState) -> None:
         s.state, s.began, s.told, s.away_since = "waiting", None, False, None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from . import plan as plans
 from .dispatch import Dispatch
 from .errors import UsageError
 from .journal import RunRow, StepRow
-from .plan import Plan
-from .run import GOOD, Desk, StepState
+from .labels import check_flows, labels_of
+from .placing import pins
+from .plan import Plan, Step
+from .run import GOOD, Checked, Desk, StepState, blind_to_personal
 from .scheduler import Assignment, Job, assign
 from .skill import Effect
 
@@ -23,8 +25,8 @@ class Runs:
         self._desk, self._new_id = desk, new_id
         self.by_id: dict[str, Dispatch] = {}
 
-    async def check(self, plan: Plan) -> Mapping[str, Effect]:
-        """Check a plan against the skills of the mesh; the effect of each step.
+    async def check(self, plan: Plan) -> Checked:
+        """Check a plan against the skills of the mesh, and that nothing can go where it may not.
 
         Raises:
             UsageError: it names the step and the field.
@@ -32,7 +34,16 @@ class Runs:
         """
         specs = await self._desk.mesh.specs()
         plans.check(plan, specs)
-        return {step.id: Effect(specs[step.skill]["effect"]) for step in plan.steps}
+        flows = check_flows(plan, specs, self._could_run)
+        effects = {step.id: Effect(specs[step.skill]["effect"]) for step in plan.steps}
+        shapes = {skill: labels_of(specs[skill]["outputSchema"]) for skill in {step.skill for step in plan.steps}}
+        labels = {step.id: found for step in plan.steps if (found := shapes[step.skill]) is not None}
+        return Checked(effects, labels, flows)
+
+    def _could_run(self, step: Step) -> set[str] | None:
+        """The devices that a step could run on; None if nobody here can say."""
+        offering = [d for d in self._desk.mesh.devices() if d.offer(step.skill)]
+        return {d.id for d in offering if step.on in (None, d.id, d.name, d.kind)} or None
 
     async def preview(self, plan: Plan) -> Assignment:
         """Who would do what now; nothing starts.
@@ -40,9 +51,16 @@ class Runs:
         Raises:
             UsageError, NoDevice: it cannot run, and why.
         """
-        await self.check(plan)
-        jobs = [Job(s.id, s.skill, s.needs, s.on) for s in plan.steps]
-        return assign(jobs, self._desk.mesh.devices(), self._desk.costs, self._desk.mesh.link_between)
+        checked, mesh = await self.check(plan), self._desk.mesh
+        skills, costs = {s.id: s.skill for s in plan.steps}, self._desk.costs
+        together = pins(checked.flows, mesh.id, skills, {}, mesh.devices(), costs)
+        blind = blind_to_personal(mesh)
+        jobs = [
+            Job(s.id, s.skill, s.needs, together.get(s.id, s.on),
+                blind=blind if s.id in checked.flows.personal else frozenset())
+            for s in plan.steps
+        ]  # fmt: skip
+        return assign(jobs, mesh.devices(), costs, mesh.link_between)
 
     async def start(self, plan: Plan) -> Dispatch:
         """Begin a run; `drive` brings it to its end.
@@ -50,8 +68,7 @@ class Runs:
         Raises:
             UsageError: the plan does not fit the mesh. Nothing was started.
         """
-        effects = await self.check(plan)
-        run = Dispatch(self._desk, self._new_id(), plan, effects)
+        run = Dispatch(self._desk, self._new_id(), plan, await self.check(plan))
         self._desk.journal.run_began(run.id, plan.to_wire())
         self._add(run)
         self._desk.events.tell("run.started", run=run.id, goal=plan.goal, steps=len(plan.steps))

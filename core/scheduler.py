@@ -188,6 +188,8 @@ class Job:
     """Seconds from now; soft."""
     avoid: frozenset[str] = frozenset()
     """Ids of devices that refused it."""
+    blind: frozenset[str] = frozenset()
+    """Ids of devices that may not see what it reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,11 +290,11 @@ class _Scene:
         sizes = [costs.size(job.skill, SIZE) for job in jobs]
         for i, job in enumerate(jobs):
             # a fixed job's row is not looked at, so what it asked for no longer matters
-            free = i in self.fixed or (job.on is None and not job.avoid)
-            key = job.skill if free else (job.skill, job.on, job.avoid)
+            free = i in self.fixed or (job.on is None and not job.avoid and not job.blind)
+            key = job.skill if free else (job.skill, job.on, job.avoid, job.blind)
             row = rows.get(key)
             if row is None:
-                avoid, wanted = (frozenset(), None) if free else (job.avoid, self._asked(job))
+                avoid, wanted = (frozenset(), None) if free else (job.avoid | job.blind, self._asked(job))
                 row = rows[key] = self._row(job.skill, avoid, wanted, costs)
             self.seconds.append(row)
             lock = self._locks.get(job.skill)
@@ -374,6 +376,8 @@ class _Scene:
             return f"is not {job.on}, which the plan asks for"
         if device.id in job.avoid:
             return "refused it before"
+        if device.id in job.blind:
+            return "may not see what it reads, which is personal"
         return "is leaving" if device.leaving else None
 
     def _arrival(self, steps: Mapping[str, Placed], i: int, p: int) -> float:

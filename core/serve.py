@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import anyio
 
 from .errors import Cancelled, SkillFailed, SlipError, TimedOut
+from .gate import Caller, Gate
 from .invoke import Invoker
 from .loop import new_wake
 from .peer import Peer
@@ -19,35 +21,42 @@ from .workers import Worker, Workers
 
 
 class _Serving:
-    """One call: what answers it, until when."""
+    """One call: what answers it, until when, for whom."""
 
-    __slots__ = ("deadline", "spec", "worker")
+    __slots__ = ("caller", "deadline", "spec", "worker")
 
-    def __init__(self, spec: SkillSpec, deadline: float) -> None:
-        self.spec, self.deadline = spec, deadline
+    def __init__(self, spec: SkillSpec, deadline: float, caller: Caller) -> None:
+        self.spec, self.deadline, self.caller = spec, deadline, caller
         self.worker: Worker | None = None
 
 
 class Server:
     """The calls of others that are under way here."""
 
-    def __init__(self, invoker: Invoker, workers: Workers, timers: Timers, clock: Callable[[], float]) -> None:
-        self._invoker, self._workers, self._timers, self._clock = invoker, workers, timers, clock
+    def __init__(
+        self, invoker: Invoker, gate: Gate, workers: Workers, timers: Timers, clock: Callable[[], float]
+    ) -> None:
+        self._invoker, self._gate, self._workers, self._timers, self._clock = invoker, gate, workers, timers, clock
         self._serving: dict[tuple[Peer, int], _Serving] = {}
         self._credit: dict[tuple[Peer, int], anyio.Event] = {}
         self._sweep = Sweep(timers, self._end_overdue, clock)
 
-    def call(self, peer: Peer, stream: int, spec: SkillSpec, args: dict[str, Any], key: str, left: float) -> None:
-        """Begin to serve a call; `left` is the seconds until its deadline, or negative. The answer goes to the peer."""
+    def call(
+        self, peer: Peer, stream: int, spec: SkillSpec, args: dict[str, Any], key: str, left: float, origin: str
+    ) -> None:
+        """Begin to serve a call, on behalf of `origin` if it names one; the answer goes to the peer.
+
+        `left` is the seconds until its deadline, or negative.
+        """
         deadline = inf
         if left >= 0:
             deadline = self._clock() + left
             self._sweep.before(deadline)
-        serving = self._serving[peer, stream] = _Serving(spec, deadline)
+        serving = self._serving[peer, stream] = _Serving(spec, deadline, Caller(peer.id, origin))
         serving.worker = self._workers.do(partial(self._serve, peer, stream, serving, args, key))
 
     async def here(
-        self, spec: SkillSpec, args: dict[str, Any], key: str, caller: str, deadline: float,
+        self, spec: SkillSpec, args: dict[str, Any], key: str, caller: Caller, deadline: float,
         on_progress: Callable[[float, str], None] | None,
     ) -> tuple[str, Any]:  # fmt: skip
         """Serve a call of this device's own: it ends at its deadline too, whatever the skill does to its cancellation.
@@ -62,7 +71,12 @@ class Server:
             try:
                 found.append(
                     await self._invoker.invoke(
-                        spec, args, key=key, caller=caller, deadline=deadline, on_progress=on_progress
+                        spec,
+                        self._gate.open(spec, args),
+                        key=key,
+                        caller=caller,
+                        deadline=deadline,
+                        on_progress=on_progress,
                     )
                 )
             except SlipError as error:
@@ -85,12 +99,15 @@ class Server:
         return found[0]
 
     async def _serve(self, peer: Peer, stream: int, serving: _Serving, args: dict[str, Any], key: str) -> None:
-        spec = serving.spec
+        spec, caller = serving.spec, serving.caller
         try:
+            opened = self._gate.open(spec, args)
+            if opened is not args:
+                caller = replace(caller, private=True)
             outcome, value = await self._invoker.invoke(
-                spec, args, key=key, caller=peer.id, deadline=None if serving.deadline == inf else serving.deadline,
+                spec, opened, key=key, caller=caller, deadline=None if serving.deadline == inf else serving.deadline,
                 on_progress=partial(peer.progress, stream),
-                on_item=partial(self._send_item, peer, stream) if peer.reads(stream) and not key else None,
+                on_item=partial(self._send_item, peer, stream, spec, caller.private) if peer.reads(stream) and not key else None,
             )  # fmt: skip
         except SlipError as error:
             peer.fail(stream, error)
@@ -100,7 +117,10 @@ class Server:
             peer.fail(stream, Cancelled(f"{spec.name} was cancelled"))
             raise
         else:
-            peer.answer(stream, outcome, value)
+            # the first answer to a key may be one to a call that brought more than this one does
+            labelled = key and self._gate.result_labels(spec) is not None
+            private = caller.private or (bool(labelled) and self._invoker.is_private(key))
+            peer.answer(stream, outcome, self._gate.out(spec, value, peer.id, key=key or None, private=private))
         finally:
             self._serving.pop((peer, stream), None)
             if spec.streaming:
@@ -114,8 +134,8 @@ class Server:
                 self.cancel(peer, stream)
         return min((s.deadline for s in self._serving.values()), default=inf)
 
-    async def _send_item(self, peer: Peer, stream: int, item: Any) -> None:
-        if peer.item(stream, item):
+    async def _send_item(self, peer: Peer, stream: int, spec: SkillSpec, private: bool, item: Any) -> None:
+        if peer.item(stream, self._gate.item_out(spec, item, peer.id, private=private)):
             await anyio.lowlevel.checkpoint()
         while not peer.may_send(stream):  # some credit may be too little: the last item may have overdrawn it
             more = self._credit[peer, stream] = anyio.Event()

@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .admission import Admission
+from .consent import Consents
 from .errors import ProtocolError, UsageError
 from .execute import Executor
+from .gate import Caller
 from .invoke import Invoker
 from .members import Members
 from .run import GOOD, check_report
@@ -26,10 +28,11 @@ class Targets:
 
     def __init__(
         self, me: str, executor: Executor, invoker: Invoker, runs: Runs, members: Members,
-        specs: Specs, admission: Admission, clock: Callable[[], float],
+        specs: Specs, admission: Admission, consents: Consents, clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self._me, self._executor, self._invoker = me, executor, invoker
         self._runs, self._members, self._specs, self._admission, self._clock = runs, members, specs, admission, clock
+        self._consents = consents
 
     def ask(self, device: str, target: str, content: Mapping[str, Any]) -> Any:
         """What a device (this one too) asks.
@@ -43,9 +46,9 @@ class Targets:
                 return self._executor.arm(device, content)
             if target == "slip.disarm":
                 stop = content.get("stop") is True
-                return self._executor.disarm(content["run"], content["step"], int(content["epoch"]), stop=stop)
+                return self._executor.disarm(device, content["run"], content["step"], int(content["epoch"]), stop=stop)
             if target == "slip.withhold":
-                return {"sent": self._executor.withhold(content["run"], content["step"], content["to"])}
+                return {"sent": self._executor.withhold(device, content["run"], content["step"], content["to"])}
             if target == "slip.end":
                 return self._executor.end(device, content["run"])
             if target == "slip.specs":
@@ -54,13 +57,13 @@ class Targets:
             raise ProtocolError(f"{target} cannot be read", f"{type(error).__name__}: {error}") from error
         raise UsageError(f"unknown target {target}", "this version does not speak it")
 
-    async def undo(self, content: Mapping[str, Any]) -> dict[str, bool]:
-        """Undo what a key did here.
+    async def undo(self, device: str, content: Mapping[str, Any]) -> dict[str, bool]:
+        """Undo what a key of a device's did here.
 
         Raises:
             SlipError: it could not be undone.
         """
-        return {"undone": await self._invoker.undo(str(content.get("key")))}
+        return {"undone": await self._invoker.undo(str(content.get("key")), Caller(device))}
 
     def note(self, device: str, target: str, content: Mapping[str, Any]) -> None:
         """What a device (this one too) tells; a target of a newer version is not for us.
@@ -82,5 +85,7 @@ class Targets:
                 self._members.digest_from(device, content["digest"], self._clock())
             elif target == "slip.roster":
                 self._admission.note(device, content)
+            elif target == "slip.consent":
+                self._consents.note(device, content)
         except _UNREADABLE as error:
             raise ProtocolError(f"{target} cannot be read", f"{type(error).__name__}: {error}") from error

@@ -6,9 +6,11 @@ Laws:
 - A statement counts if its signer is the root, which signs the first owner in and is forgotten then, or an owner whose
   own admission counts and who was not revoked before it: a revoke names the last of the revoked one's statements that
   counts, and wins for ever over every admission of that key.
-- Two owners who revoke each other, neither knowing of the other's revoke, are both out; what both did to others in the
-  meantime is void (the well-founded model of Van Gelder, Ross and Schlipf 1991; only what lies on a cycle of revokes
-  that it leaves undecided counts, against those on that cycle).
+- What is in doubt counts against whom it is about. Owners who revoke each other, neither knowing of the other's revoke,
+  are all out, and so is whom they revoked; whom they let in after that is not in. (Of the well-founded model of Van
+  Gelder, Ross and Schlipf 1991, the revokes that are true or undecided, and the admissions that are true.) So nothing
+  that is said by somebody who is no owner now lets anybody in, or back in.
+- A revoke that would undo what made its own signer an owner counts for nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +31,11 @@ STATEMENT_LIMIT: Final = 1024
 """Bytes of a statement."""
 ROSTER_LIMIT, WAITING_LIMIT = 4096, 1000
 """Statements that a roster holds, and those among them whose signer nobody has let in yet."""
+VOUCH_LIMIT: Final = 32
+"""Statements that vouch for a device at most: they must fit into its HELLO."""
 _TAG: Final = "slipstream-statement/1"
+_END_OF_TIME: Final = 253_402_300_800.0
+"""The year 10000, which calendars do not have."""
 
 
 class Role(StrEnum):
@@ -116,7 +122,7 @@ class Statement:
                 raise ValueError("a text that is too long, or cannot be shown")
         if not all(0 <= n < 2**53 for n in (seq, number, last)) or not seq or not subject:
             raise ValueError("a number out of its range")
-        if at != at or (until is not None and not abs(until) < 1e12):
+        if not all(0 <= time < _END_OF_TIME for time in (at, 0.0 if until is None else until)):
             raise ValueError("a time out of its range")
         made = cls(kind, mesh, signer, seq, subject, None if role is None else Role(role), name, device_kind, until,
                    profile, number, last, at, spki, signature)  # fmt: skip
@@ -160,6 +166,7 @@ class Roster:
         self._waiting: dict[bytes, Statement] = {}
         self._members: dict[str, Member] = {}
         self._chosen: dict[str, Statement] = {}
+        self._way: dict[str, Statement] = {}
         self._revoked: set[str] = set()
         self._last: dict[str, int] = {}
         self._digest: bytes | None = None
@@ -199,23 +206,21 @@ class Roster:
     # -- what the statements come to ---------------------------------------------------------------------------------
 
     def _judge(self) -> None:
-        revokes = [s for s in self._known.values() if s.kind == "revoke"]
-        certain: set[bytes] = set()
-        possible = {s.id for s in revokes}
-        while True:  # from below and from above, until neither moves
-            sure = self._counting([r for r in revokes if r.id in possible])
+        revokes = [s for s in self._known.values() if s.kind == "revoke" and s.id in self._counting([s])]
+        effective = revokes
+        while True:  # from above: the revokes that count unless one counts that is surely right
+            sure = self._counting(effective)
             maybe = self._counting([r for r in revokes if r.id in sure])
-            now_certain, now_possible = {r.id for r in revokes} & sure, {r.id for r in revokes} & maybe
-            if now_certain == certain and now_possible == possible:
+            before, effective = effective, [r for r in revokes if r.id in maybe]
+            if len(effective) == len(before):
                 break
-            certain, possible = now_certain, now_possible
-        open_ones = [r for r in revokes if r.id in possible and r.id not in certain]
-        effective = [r for r in revokes if r.id in certain] + _on_cycles(open_ones)
         counting = self._counting(effective)
         self._revoked = {r.subject for r in effective}
-        self._chosen, self._members = {}, {}
-        for statement in self._known.values():
-            if statement.kind == "add" and statement.id in counting and statement.subject not in self._revoked:
+        self._chosen, self._way, self._members = {}, {}, {}
+        for statement in counting.values():
+            if statement.role is Role.OWNER:
+                self._way.setdefault(statement.subject, statement)
+            if statement.kind == "add" and statement.subject not in self._revoked:
                 best = self._chosen.get(statement.subject)
                 if best is None or _strength(statement) > _strength(best):
                     self._chosen[statement.subject] = statement
@@ -223,22 +228,22 @@ class Roster:
             assert s.role is not None
             self._members[subject] = Member(subject, s.name, s.device_kind, s.role, s.until, s.profile, s.signer)
 
-    def _counting(self, revokes: list[Statement]) -> set[bytes]:
-        """The ids of the statements that count if exactly these revokes do."""
+    def _counting(self, revokes: list[Statement]) -> dict[bytes, Statement]:
+        """The statements that count if exactly these revokes do, by id; those of the root's nearest owners first."""
         until: dict[str, int] = {}
         for revoke in revokes:
             until[revoke.subject] = min(revoke.last, until.get(revoke.subject, revoke.last))
         by_signer: dict[str, list[Statement]] = {}
         for statement in self._known.values():
             by_signer.setdefault(statement.signer, []).append(statement)
-        counting: set[bytes] = set()
+        counting: dict[bytes, Statement] = {}
         owners = [self.mesh]
         for owner in owners:
             last = until.get(owner)
             for statement in by_signer.pop(owner, ()):
                 # who revokes itself says so in its last statement, which counts
                 if last is None or statement.seq <= last or (statement.kind == "revoke" and statement.subject == owner):
-                    counting.add(statement.id)
+                    counting[statement.id] = statement
                     if statement.role is Role.OWNER:
                         owners.append(statement.subject)
         return counting
@@ -275,11 +280,14 @@ class Roster:
         return member
 
     def vouch(self, device: str) -> list[Statement]:
-        """The statements that let a device in, from the root down; empty if it is not of the mesh."""
+        """The statements that let a device in, from the root down, also by owners who were revoked after that; empty if
+        it is not of the mesh.
+        """
         chain: list[Statement] = []
-        while (statement := self._chosen.get(device)) is not None and len(chain) < 64:
+        statement = self._chosen.get(device)
+        while statement is not None and len(chain) < VOUCH_LIMIT:
             chain.append(statement)
-            device = statement.signer
+            statement = None if statement.signer == self.mesh else self._way[statement.signer]
         return chain[::-1]
 
     def next_seq(self, signer: str) -> int:
@@ -318,23 +326,3 @@ def _strength(add: Statement) -> tuple[int, int, int, bytes]:
     """Which admission of a device counts: an owner's stays, then the highest number, then the lesser role."""
     assert add.role is not None
     return add.role is Role.OWNER, add.number, -_RANK[add.role], add.id
-
-
-def _on_cycles(revokes: list[Statement]) -> list[Statement]:
-    """Those by which somebody revokes a device that, over some revokes, revokes them."""
-    targets: dict[str, set[str]] = {}
-    for revoke in revokes:
-        targets.setdefault(revoke.signer, set()).add(revoke.subject)
-
-    def reaches(start: str, goal: str) -> bool:
-        seen, todo = {start}, [start]
-        while todo:
-            at = todo.pop()
-            if at == goal:
-                return True
-            fresh = targets.get(at, set()) - seen
-            seen |= fresh
-            todo += fresh
-        return False
-
-    return [r for r in revokes if reaches(r.subject, r.signer)]

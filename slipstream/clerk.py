@@ -16,8 +16,20 @@ from .core.roster_file import RosterFile
 
 
 def answer(state: Path, question: dict[str, Any]) -> dict[str, Any]:
-    """`take`: check the signatures of statements and keep what is right; `new` is how many were."""
-    return {"new": len(RosterFile(state).take(question["take"]))}
+    """What the question asks for.
+
+    `take`: check the signatures of statements and keep what is right; `new` is how many were. On an owner, `renew`: let
+    the new key in that the device `device` made (its request, `csr`), as what it was; `retire`: throw `device` out.
+    """
+    if "take" in question:
+        return {"new": len(RosterFile(state).take(question["take"]))}
+    from .core.authority import Authority
+
+    owner = Authority.load(state)
+    if "renew" in question:
+        return owner.renew(question["device"], question["renew"]).to_wire()
+    owner.revoke(question["retire"])
+    return {}
 
 
 def main() -> None:

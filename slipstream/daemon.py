@@ -25,6 +25,7 @@ from . import config as settings
 from . import places
 from .config import Config, Loaded
 from .control_server import ControlServer
+from .core.audit import Audit, audit_key
 from .core.errors import SlipError, UsageError, from_wire
 from .core.identity import CERTIFICATE, Identity
 from .core.journal import Journal
@@ -34,10 +35,12 @@ from .guard import StallGuard
 from .keeper import RosterKeeper
 from .log import Log
 from .notify import notify, watchdog_seconds
+from .policy_source import PolicyFile
 from .skills import load as load_packs
 from .transports.addresses import local_addresses, watch_addresses
 from .transports.discovery import Candidates, Discovery, Found
 from .transports.tls import TlsTransport
+from .trust_verbs import TrustVerbs
 from .verbs import Verbs
 
 RELOADED: Final = ("name", "packs", "peers")
@@ -174,11 +177,14 @@ class Daemon:
         guard = StallGuard()
         candidates = Candidates(self._identity.id)
         self._keeper = RosterKeeper(config.state)
+        self._policy = PolicyFile(config.state, time.monotonic, self._policy_wrong)
+        audit = self._audit = Audit(config.state / places.AUDIT, audit_key(config.state), time.time)
         transport = TlsTransport(self._identity, config.listen.hosts, config.listen.port, self._refused)
         node = self._node = Node(
             self._identity.id, config.name, config.kind, transports=[transport],
             packs=[(pack, self._settings_of(pack)) for pack in self._packs.values()], journal=self._journal,
             candidates=candidates, guard=guard, trust=self._keeper,
+            policy=self._policy, audit=audit,
         )  # fmt: skip
         node.events.listen(self._log.event)
         about = {"state": str(config.state)}
@@ -188,7 +194,8 @@ class Daemon:
                 group.start_soon(self._obey, signals, group.cancel_scope)
                 async with self._living(node):
                     self._discovery = self._discover(candidates)
-                    control = ControlServer(Verbs(node, about).table(), self._fault)
+                    verbs = {**Verbs(node, about).table(), **TrustVerbs(node, self._roster_changed).table()}
+                    control = ControlServer(verbs, self._fault)
                     async with control.serve(places.socket_of(config.state)):
                         self._ready()
                         group.start_soon(self._keep_found)
@@ -206,6 +213,7 @@ class Daemon:
             try:
                 await node.run(task_status=task_status)
             finally:
+                self._audit.close()
                 self._left.set()
 
         async with anyio.create_task_group() as group:
@@ -267,6 +275,14 @@ class Daemon:
         hosts += [h for _, h in local_addresses() if ("::" if ":" in h else "0.0.0.0") in mine]
         self._node.addresses_are(f"tls://[{h}]:{port}" if ":" in h else f"tls://{h}:{port}" for h in hosts)
 
+    def _policy_wrong(self, error: SlipError) -> None:
+        self._warn(f"the policy stays as it was: {error.what}", error.why, error.hint)
+
+    def _roster_changed(self) -> None:
+        """Another process of this device let somebody in, or threw somebody out."""
+        self._keeper.read_again()
+        self._node.admission.changed()
+
     def _refused(self, address: str, why: str) -> None:
         self._warn(f"a stranger at {address} was refused", why, "")
 
@@ -294,6 +310,7 @@ class Daemon:
 
     def _reread(self) -> None:
         """Take over what changed in the config; say what needs a restart."""
+        self._policy.read_again()
         notify("RELOADING=1", f"MONOTONIC_USEC={int(time.monotonic() * 1e6)}")
         try:
             fresh = self._reload()

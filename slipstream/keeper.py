@@ -50,6 +50,25 @@ class RosterKeeper:
         await self.ask({"take": statements})
         self.read_again()
 
+    async def renew(self, device: str, csr: bytes) -> dict[str, Any]:
+        """Let the new key of a device in; what it is told (authority.Admitted).
+
+        Raises:
+            SlipError: this device is no owner, or the request proves no key.
+        """
+        answer = await self.ask({"renew": csr, "device": device})
+        self.read_again()
+        return answer
+
+    async def retire(self, device: str) -> None:
+        """Throw a device out that asked for it.
+
+        Raises:
+            SlipError: this device is no owner.
+        """
+        await self.ask({"retire": device})
+        self.read_again()
+
     async def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """What the clerk answers.
 

@@ -23,14 +23,40 @@ from anyio.abc import TaskGroup, TaskStatus
 from .core.device import Resources
 from .core.dispatch import Dispatch
 from .core.errors import LinkLost, UsageError
+from .core.gate import Caller
 from .core.journal import Journal
 from .core.node import Node
 from .core.plan import Plan, load
-from .core.skill import Pack
+from .core.policy import Policy, Rule
+from .core.skill import Pack, SkillSpec
 from .core.trust import Role, Roster, Statement
 from .transports.memory import MemoryTransport, Network
 
 Skills = Iterable[Callable[..., Any]]
+
+
+class Rules:
+    """A policy for tests: everything is allowed but what the floor forbids, unless a test has rules of its own."""
+
+    def __init__(self, policy: Policy | None = None) -> None:
+        self.policy = policy or Policy([Rule(("*",), ("*",), "allow")], {"personal": ("*",)})
+
+    def current(self) -> Policy:
+        """As it is now."""
+        return self.policy
+
+
+class OpenDoor:
+    """Stands where a node has its gate, and lets everything through: for tests of what is behind it."""
+
+    def must_ask(self, spec: SkillSpec, args: Mapping[str, Any], caller: Caller) -> bool:
+        """Nobody is asked."""
+        return False
+
+    async def ask(
+        self, spec: SkillSpec, args: Mapping[str, Any], key: str, caller: Caller, on_asking: Callable[[bool], None]
+    ) -> None:
+        """It is allowed."""
 
 
 class Friends:
@@ -66,12 +92,22 @@ class Friends:
         """Believe what others say of the roster."""
         self.roster.merge([Statement.from_wire(s) for s in statements])
 
+    async def renew(self, device: str, csr: bytes) -> dict[str, Any]:
+        """There are no keys here."""
+        raise UsageError("there are no keys in this mesh", "its devices are called by their names")
+
+    async def retire(self, device: str) -> None:
+        """Throw it out."""
+        self.revoke(device)
+
 
 class Mesh:
     """The nodes of a test, by name; the first one is where calls and runs come from unless told otherwise."""
 
-    def __init__(self, network: Network, group: TaskGroup, folder: Path, wall: Callable[[], float]) -> None:
-        self.network = network
+    def __init__(
+        self, network: Network, group: TaskGroup, folder: Path, wall: Callable[[], float], rules: Rules
+    ) -> None:
+        self.network, self.rules = network, rules
         self.nodes: dict[str, Node] = {}
         self._group, self._folder, self._wall = group, folder, wall
         self._makers: dict[str, Callable[[], Node]] = {}
@@ -85,19 +121,20 @@ class Mesh:
         return self.nodes[name]
 
     async def add(
-        self, name: str, kind: str = "", packs: Iterable[Pack] = (), *, resources: Resources = Resources()
-    ) -> Node:
+        self, name: str, kind: str = "", packs: Iterable[Pack] = (), *, resources: Resources = Resources(),
+        role: Role = Role.OWNER, profile: str = "",
+    ) -> Node:  # fmt: skip
         """Let one more device join; the packs that come with its kind are loaded if none are given."""
         chosen = list(packs)
         (self._folder / name).mkdir(exist_ok=True)
-        self.friends.add(name)
+        self.friends.add(name, role, profile=profile)
 
         def make() -> Node:
             state = {"state": str(self._folder / name)}
             return Node(
                 name, name, kind or name, transports=[MemoryTransport(self.network, name)],
                 packs=[(pack, state) for pack in chosen], journal=Journal(self._folder / f"{name}.db", self._wall),
-                resources=resources, wall=self._wall, trust=self.friends,
+                resources=resources, wall=self._wall, trust=self.friends, policy=self.rules,
             )  # fmt: skip
 
         self._makers[name] = make
@@ -193,21 +230,23 @@ def _pack_of(kind: str) -> list[Pack]:
 @asynccontextmanager
 async def mesh(
     *names: str, skills: Mapping[str, Skills] | None = None, packs: Mapping[str, Iterable[Pack]] | None = None,
-    seed: int = 0, wall: Callable[[], float] = lambda: 0.0,
+    seed: int = 0, wall: Callable[[], float] = lambda: 0.0, policy: Policy | None = None,
+    roles: Mapping[str, Role] | None = None,
 ) -> AsyncIterator[Mesh]:  # fmt: skip
     """A mesh of devices named and kinded `names`, all linked with each other.
 
     `skills` gives a device the decorated functions that it offers, `packs` whole packs; a device with neither gets the
-    pack that comes with its kind.
+    pack that comes with its kind. `policy` is that of every device; without one, all may do everything.
+    Who is not among `roles` is an owner.
     """
     with tempfile.TemporaryDirectory(prefix="slipstream-") as folder:
         async with Network(seed) as network, anyio.create_task_group() as group:
-            made = Mesh(network, group, Path(folder), wall)
+            made = Mesh(network, group, Path(folder), wall, Rules(policy))
             for name in names:
                 own = list((packs or {}).get(name, ()))
                 if functions := (skills or {}).get(name):
                     own.append(Pack(f"{name} skills", tuple(functions)))
-                await made.add(name, packs=own or _pack_of(name))
+                await made.add(name, packs=own or _pack_of(name), role=(roles or {}).get(name, Role.OWNER))
             try:
                 yield made
             finally:

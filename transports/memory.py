@@ -58,6 +58,8 @@ class Network:
 
     def __init__(self, seed: int = 0, conditions: Conditions = Conditions(), tick: float = 0.001) -> None:
         self.seed, self.tick = seed, tick
+        self.tap: Callable[[bytes], None] = lambda data: None
+        """Hears all that anybody sends: what on a real network only the ends of a link can read."""
         self._conditions = conditions
         self._between: dict[frozenset[str], Conditions] = {}
         self._cut: set[frozenset[str]] = set()
@@ -250,6 +252,7 @@ class MemoryLink:
         """Queue bytes; what one moment writes is joined."""
         if not self._over:
             self._under_way += len(data)
+            self._network.tap(data)
             self._send("data", data)
 
     def full(self) -> bool:

@@ -13,6 +13,7 @@ from typing import Final
 VERBS: Final = {
     "up": "start this device's daemon",
     "down": "stop it cleanly",
+    "pair": "found a mesh, let devices in, throw them out",
     "status": "health, peers and runs on one page",
     "devices": "list, show, ping or forget devices",
     "skills": "list, show or search the mesh's skills",
@@ -21,11 +22,14 @@ VERBS: Final = {
     "run": "run a plan, with live progress",
     "runs": "list, show, cancel or resume runs",
     "events": "stream what happens",
+    "consent": "list, approve or deny what a person is asked; what is remembered",
+    "audit": "list the audit log, or verify that it is as it was written",
     "doctor": "find what is wrong, and say the fix",
     "new": "scaffold: new skill NAME",
     "dev": "hot reload, with a simulated phone and car",
     "demo": "the tour, no hardware needed",
     "bench": "measure this device and its links",
+    "policy": "show, check, or explain what others may do here",
     "config": "get, set, check, show where from",
 }
 

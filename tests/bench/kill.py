@@ -34,6 +34,7 @@ from typing import Any
 import anyio
 from pydantic import BaseModel
 
+from slipstream import testing
 from slipstream.core import authority
 from slipstream.core.errors import SlipError
 from slipstream.core.events import Event
@@ -182,7 +183,7 @@ async def be_device(folder: Path, name: str) -> None:
     pack = Pack("kill", tuple(SKILLS.values()), open=lambda _: the_world(folder))
     node = Node(identity.id, name, name, transports=[TlsTransport(identity, ["127.0.0.1"], places[name][1])],
                 packs=[(pack, {})], journal=Journal(journal_at, time.time), candidates=candidates,
-                trust=RosterKeeper(folder / name))  # fmt: skip
+                trust=RosterKeeper(folder / name), policy=testing.Rules())  # fmt: skip
 
     def tell(event: Event) -> None:
         fields = event.fields

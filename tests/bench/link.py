@@ -27,11 +27,13 @@ import msgpack
 from pydantic import BaseModel
 
 from slipstream.core import authority
+from slipstream.core.audit import Audit, audit_key
 from slipstream.core.identity import Identity, host_of
 from slipstream.core.node import Node
 from slipstream.core.plan import load
 from slipstream.core.skill import Context, Cost, Effect, Pack, skill
 from slipstream.keeper import RosterKeeper
+from slipstream.policy_source import PolicyFile
 from slipstream.transports.tls import TlsTransport
 
 NAME = "link"
@@ -163,7 +165,8 @@ async def serve(role: str, folder: Path) -> None:
 async def node(identity: Identity, name: str) -> AsyncIterator[Node]:
     made = Node(
         identity.id, name, name, transports=[TlsTransport(identity, ["127.0.0.1"])], packs=[(PACK, {})],
-        trust=RosterKeeper(identity.key.parent),
+        trust=RosterKeeper(identity.key.parent), policy=PolicyFile(identity.key.parent, time.monotonic, print),
+        audit=Audit(identity.key.parent / "audit.log", audit_key(identity.key.parent), time.time),
     )  # fmt: skip
     async with anyio.create_task_group() as group:
         await group.start(made.run)

@@ -90,7 +90,7 @@ class Mesh:
                 candidates.add(Found(other, (f"memory://{other}",), "static"), anyio.current_time())
         self.nodes[name] = node = Node(
             name, name, "hub", transports=[MemoryTransport(self.network, name)], journal=self._journals[name],
-            candidates=candidates, wall=anyio.current_time, trust=self.friends,
+            candidates=candidates, wall=anyio.current_time, trust=self.friends, policy=testing.Rules(),
         )  # fmt: skip
 
         def look(event: Event) -> None:

@@ -24,9 +24,12 @@ from slipstream.core.errors import (
     UsageError,
 )
 from slipstream.core.events import Events
+from slipstream.core.gate import Caller
 from slipstream.core.invoke import RECONCILE_SECONDS, Blocked, Invoker
 from slipstream.core.journal import Journal
 from slipstream.core.skill import Catalogue, Context, Effect, Outcome, Pack, Skill, SkillSpec, Submitted, skill
+
+from slipstream.testing import OpenDoor
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +54,9 @@ class MeshStub:
     def __init__(self) -> None:
         self.called: list[tuple[str, dict[str, Any], str | None, float | None]] = []
 
-    async def call(self, skill: str, args: Mapping[str, Any], *, on: str | None, deadline: float | None) -> Any:
+    async def call(
+        self, skill: str, args: Mapping[str, Any], *, on: str | None, deadline: float | None, origin: str
+    ) -> Any:
         self.called.append((skill, dict(args), on, deadline))
         return {"from": skill}
 
@@ -70,7 +75,13 @@ class House:
 
     def start(self) -> None:
         self.journal = Journal(self.folder / "journal.db", lambda: 0.0)
-        self.invoker = Invoker(self.mesh, self.catalogue, self.journal, self.events)
+        self.invoker = Invoker(self.mesh, self.catalogue, self.journal, self.events, OpenDoor())
+
+    async def invoke(self, spec: SkillSpec, args: dict[str, Any], caller: str = "id-phone", **more: Any) -> Any:
+        return await self.invoker.invoke(spec, args, caller=Caller(caller), **more)
+
+    async def undo(self, key: str, caller: str = "id-phone") -> bool:
+        return await self.invoker.undo(key, Caller(caller))
 
     def restart(self) -> None:
         self.journal.close()
@@ -101,7 +112,7 @@ class House:
 
     def begun(self, spec: SkillSpec, key: str = "k", **args: Any) -> None:
         """What the journal holds of an invocation whose device died in the middle of it."""
-        self.journal.begin(key, spec.name, args, durable=True)
+        self.journal.begin(key, spec.name, args, durable=True, caller="id-phone")
 
     def state(self, key: str = "k") -> str | None:
         row = self.journal.invocation(key)
@@ -131,11 +142,11 @@ async def failure(of: Awaitable[Any]) -> SlipError:
 @pytest.mark.parametrize("effect", list(Effect))
 async def test_the_first_answer_to_a_key_stands_also_over_a_restart(house: House, effect: Effect) -> None:
     spec = house.actor(effect).spec
-    first = await house.invoker.invoke(spec, {"n": 1}, key="k")
+    first = await house.invoke(spec, {"n": 1}, key="k")
     assert first == ("done", {"n": 1})
-    assert await house.invoker.invoke(spec, {"n": 1}, key="k") == first
+    assert await house.invoke(spec, {"n": 1}, key="k") == first
     house.restart()
-    assert await house.invoker.invoke(spec, {"n": 1}, key="k") == first
+    assert await house.invoke(spec, {"n": 1}, key="k") == first
     assert house.did == [1]
 
 
@@ -143,7 +154,7 @@ async def test_the_first_answer_to_a_key_stands_also_over_a_restart(house: House
 async def test_without_a_key_every_call_runs_and_none_is_journalled(house: House, effect: Effect) -> None:
     spec = house.actor(effect).spec
     for _ in range(3):
-        assert await house.invoker.invoke(spec, {"n": 2}) == ("done", {"n": 2})
+        assert await house.invoke(spec, {"n": 2}) == ("done", {"n": 2})
     assert house.did == [2, 2, 2]
     assert house.journal.invocation("") is None
 
@@ -157,7 +168,7 @@ async def test_calls_with_one_key_at_one_time_run_the_skill_once(
     answers: list[Any] = []
 
     async def call() -> None:
-        answers.append(await house.invoker.invoke(spec, {"n": 1}, key="k"))
+        answers.append(await house.invoke(spec, {"n": 1}, key="k"))
 
     async with anyio.create_task_group() as group:
         for _ in range(5):
@@ -178,7 +189,7 @@ async def test_calls_with_one_key_that_meet_while_it_is_asked_whether_it_happene
     answers: list[Any] = []
 
     async def call() -> None:
-        answers.append(await house.invoker.invoke(act.spec, {}, key="k"))
+        answers.append(await house.invoke(act.spec, {}, key="k"))
 
     async with anyio.create_task_group() as group:
         group.start_soon(call)
@@ -192,7 +203,7 @@ async def test_calls_with_different_keys_run_side_by_side(house: House) -> None:
     start = anyio.current_time()
     async with anyio.create_task_group() as group:
         for i in range(5):
-            group.start_soon(partial(house.invoker.invoke, spec, {"n": i}, key=f"k{i}"))
+            group.start_soon(partial(house.invoke, spec, {"n": i}, key=f"k{i}"))
     assert sorted(house.did) == [0, 1, 2, 3, 4]
     assert anyio.current_time() - start == pytest.approx(10)
 
@@ -200,13 +211,13 @@ async def test_calls_with_different_keys_run_side_by_side(house: House) -> None:
 async def test_a_caller_that_gives_up_waiting_for_a_key_disturbs_nobody(house: House) -> None:
     spec = house.actor(seconds=10).spec
     async with anyio.create_task_group() as group:
-        group.start_soon(partial(house.invoker.invoke, spec, {}, key="k"))
+        group.start_soon(partial(house.invoke, spec, {}, key="k"))
         await anyio.sleep(1)
         with anyio.move_on_after(1):
-            await house.invoker.invoke(spec, {}, key="k")
+            await house.invoke(spec, {}, key="k")
         assert house.state() == "begun"
     assert house.did == [1]
-    assert await house.invoker.invoke(spec, {}, key="k") == ("done", {"n": 1})
+    assert await house.invoke(spec, {}, key="k") == ("done", {"n": 1})
 
 
 async def test_when_the_first_of_two_fails_at_what_may_be_repeated_the_second_tries(house: House) -> None:
@@ -223,7 +234,7 @@ async def test_when_the_first_of_two_fails_at_what_may_be_repeated_the_second_tr
 
     async def call() -> None:
         try:
-            answers.append(await house.invoker.invoke(spec, {}, key="k"))
+            answers.append(await house.invoke(spec, {}, key="k"))
         except SlipError as error:
             answers.append(error.code)
 
@@ -236,8 +247,8 @@ async def test_when_the_first_of_two_fails_at_what_may_be_repeated_the_second_tr
 
 async def test_a_key_that_another_skill_has_used_is_refused(house: House) -> None:
     first, second = house.actor(name="test.first").spec, house.actor(name="test.second").spec
-    await house.invoker.invoke(first, {}, key="k")
-    error = await failure(house.invoker.invoke(second, {}, key="k"))
+    await house.invoke(first, {}, key="k")
+    error = await failure(house.invoke(second, {}, key="k"))
     assert isinstance(error, UsageError)
     assert "test.first" in error.what
     assert "new key" in error.hint
@@ -245,7 +256,7 @@ async def test_a_key_that_another_skill_has_used_is_refused(house: House) -> Non
 
 
 async def test_wrong_arguments_reach_neither_the_skill_nor_the_journal(house: House) -> None:
-    error = await failure(house.invoker.invoke(house.actor().spec, {"n": "many"}, key="k"))
+    error = await failure(house.invoke(house.actor().spec, {"n": "many"}, key="k"))
     assert error.fault == "caller"
     assert house.did == []
     assert house.state() is None
@@ -259,7 +270,7 @@ async def test_submitted_is_an_answer_that_stands_and_is_not_done(house: House) 
 
     spec = house.offer(send).spec
     for _ in range(2):
-        assert await house.invoker.invoke(spec, {}, key="k") == ("submitted", {"detail": "queued"})
+        assert await house.invoke(spec, {}, key="k") == ("submitted", {"detail": "queued"})
         house.restart()
     assert house.did == ["sent"]
     assert house.state() == "submitted"
@@ -279,7 +290,7 @@ async def test_the_journal_says_begun_before_the_effect_begins(house: House, eff
         found.append(row and f"{row.state} {row.skill} {row.args}")
         lost.journal.close()
 
-    await house.invoker.invoke(house.offer(act, effect).spec, {"n": 3}, key="k")
+    await house.invoke(house.offer(act, effect).spec, {"n": 3}, key="k")
     assert found == ["begun test.act {'n': 3}"]
 
 
@@ -290,7 +301,7 @@ async def test_beginning_and_end_wait_for_the_disk_only_where_it_must_not_happen
     spec = house.actor(effect, resumable=True).spec
     asked: list[str] = []
     house.journal._db.set_trace_callback(asked.append)
-    await house.invoker.invoke(spec, {}, key="k")
+    await house.invoke(spec, {}, key="k")
     full, written = False, []
     for statement in asked:
         if "synchronous" in statement:
@@ -304,7 +315,7 @@ async def test_beginning_and_end_wait_for_the_disk_only_where_it_must_not_happen
 async def test_what_was_begun_and_may_be_repeated_now_is(house: House, effect: Effect) -> None:
     spec = house.actor(effect).spec  # the version before this one may have had another effect
     house.begun(spec)
-    assert await house.invoker.invoke(spec, {}, key="k") == ("done", {"n": 1})
+    assert await house.invoke(spec, {}, key="k") == ("done", {"n": 1})
     assert house.did == [1]
 
 
@@ -315,7 +326,7 @@ async def test_what_was_begun_and_cannot_be_asked_about_is_unknown_and_never_rep
     spec = house.actor(effect).spec
     house.begun(spec)
     for _ in range(3):
-        error = await failure(house.invoker.invoke(spec, {}, key="k"))
+        error = await failure(house.invoke(spec, {}, key="k"))
         assert isinstance(error, UnknownOutcome)
         assert error.where == {"skill": "test.act"}
         assert error.hint
@@ -356,7 +367,7 @@ async def test_an_answer_that_does_not_settle_it_leaves_it_unknown(
 
     house.begun(act.spec)
     start = anyio.current_time()
-    assert isinstance(await failure(house.invoker.invoke(act.spec, {}, key="k")), UnknownOutcome)
+    assert isinstance(await failure(house.invoke(act.spec, {}, key="k")), UnknownOutcome)
     assert anyio.current_time() - start <= RECONCILE_SECONDS + 0.01
     assert house.did == []
     assert house.state() == "begun"
@@ -373,7 +384,7 @@ async def test_no_answer_is_not_the_result_of_a_skill_that_returns_nothing(house
         """Forget to answer."""
 
     house.begun(made.spec)
-    assert isinstance(await failure(house.invoker.invoke(made.spec, {}, key="k")), UnknownOutcome)
+    assert isinstance(await failure(house.invoke(made.spec, {}, key="k")), UnknownOutcome)
 
 
 async def test_a_question_that_goes_wrong_is_told_as_a_warning(house: House) -> None:
@@ -384,7 +395,7 @@ async def test_a_question_that_goes_wrong_is_told_as_a_warning(house: House) -> 
         raise LookupError("the bus is away")
 
     house.begun(act.spec)
-    await failure(house.invoker.invoke(act.spec, {}, key="k"))
+    await failure(house.invoke(act.spec, {}, key="k"))
     (event,) = house.events.recent
     assert event.kind == "warning"
     assert "test.act" in event.fields["what"]
@@ -403,7 +414,7 @@ async def test_what_turns_out_to_have_happened_is_done_and_stays_so(house: House
 
     house.begun(act.spec, n=9)
     for _ in range(2):
-        assert await house.invoker.invoke(act.spec, {"n": 9}, key="k") == ("done", value)
+        assert await house.invoke(act.spec, {"n": 9}, key="k") == ("done", value)
         house.restart()
     assert asked == [("k", {"n": 9})]
     assert house.did == []
@@ -417,7 +428,7 @@ async def test_what_turns_out_not_to_have_happened_is_done_now(house: House) -> 
         return Outcome.NOT_DONE
 
     house.begun(act.spec)
-    assert await house.invoker.invoke(act.spec, {}, key="k") == ("done", {"n": 1})
+    assert await house.invoke(act.spec, {}, key="k") == ("done", {"n": 1})
     assert house.did == [1]
     assert house.state() == "done"
 
@@ -433,10 +444,10 @@ async def test_what_may_be_repeated_runs_again_after_a_crash_or_a_failure(house:
 
     spec = house.offer(read, effect).spec
     for _ in range(2):
-        await failure(house.invoker.invoke(spec, {}, key="k"))
+        await failure(house.invoke(spec, {}, key="k"))
         house.restart()
-    assert await house.invoker.invoke(spec, {}, key="k") == ("done", {"result": 7})
-    assert await house.invoker.invoke(spec, {}, key="k") == ("done", {"result": 7})
+    assert await house.invoke(spec, {}, key="k") == ("done", {"result": 7})
+    assert await house.invoke(spec, {}, key="k") == ("done", {"result": 7})
     assert len(house.did) == 3
 
 
@@ -450,7 +461,7 @@ async def test_an_effect_that_failed_stays_failed(house: House, effect: Effect) 
     spec = house.offer(act, effect).spec
     errors = []
     for _ in range(3):
-        errors.append((await failure(house.invoker.invoke(spec, {}, key="k"))).to_wire())
+        errors.append((await failure(house.invoke(spec, {}, key="k"))).to_wire())
         house.restart()
     assert errors[0] == errors[1] == errors[2]
     assert errors[0]["code"] == "skill_failed"
@@ -481,12 +492,12 @@ async def test_a_cancelled_effect_is_asked_about_at_once_and_the_answer_stands(
 
     start = anyio.current_time()
     with anyio.move_on_after(2) as scope:
-        await house.invoker.invoke(act.spec, {}, key="k")
+        await house.invoke(act.spec, {}, key="k")
     assert scope.cancelled_caught
     assert asked == [start + 3]
     assert house.state() == state
     house.restart()
-    again = house.invoker.invoke(act.spec, {}, key="k")
+    again = house.invoke(act.spec, {}, key="k")
     if state == "done":
         assert await again == ("done", {} if answer is Outcome.DONE else {"n": 4})
     else:
@@ -497,9 +508,9 @@ async def test_a_cancelled_effect_is_asked_about_at_once_and_the_answer_stands(
 async def test_a_cancelled_effect_that_nobody_can_ask_about_is_unknown(house: House) -> None:
     spec = house.actor(seconds=10).spec
     with anyio.move_on_after(2):
-        await house.invoker.invoke(spec, {}, key="k")
+        await house.invoke(spec, {}, key="k")
     assert house.state() == "begun"
-    assert isinstance(await failure(house.invoker.invoke(spec, {}, key="k")), UnknownOutcome)
+    assert isinstance(await failure(house.invoke(spec, {}, key="k")), UnknownOutcome)
 
 
 async def test_a_question_that_hangs_holds_up_a_cancellation_for_seconds_only(house: House) -> None:
@@ -511,7 +522,7 @@ async def test_a_question_that_hangs_holds_up_a_cancellation_for_seconds_only(ho
 
     start = anyio.current_time()
     with anyio.move_on_after(2):
-        await house.invoker.invoke(act.spec, {}, key="k")
+        await house.invoke(act.spec, {}, key="k")
     assert anyio.current_time() - start == pytest.approx(2 + RECONCILE_SECONDS)
     assert house.state() == "begun"
 
@@ -519,12 +530,12 @@ async def test_a_question_that_hangs_holds_up_a_cancellation_for_seconds_only(ho
 async def test_what_was_cancelled_while_it_waited_for_its_lock_never_began(house: House) -> None:
     spec = house.actor(seconds=10, lock="door").spec
     async with anyio.create_task_group() as group:
-        group.start_soon(partial(house.invoker.invoke, spec, {"n": 1}, key="k1"))
+        group.start_soon(partial(house.invoke, spec, {"n": 1}, key="k1"))
         await anyio.sleep(1)
         with anyio.move_on_after(1):
-            await house.invoker.invoke(spec, {"n": 2}, key="k2")
+            await house.invoke(spec, {"n": 2}, key="k2")
         assert house.state("k2") is None
-    assert await house.invoker.invoke(spec, {"n": 2}, key="k2") == ("done", {"n": 2})
+    assert await house.invoke(spec, {"n": 2}, key="k2") == ("done", {"n": 2})
     assert house.did == [1, 2]
 
 
@@ -532,9 +543,9 @@ async def test_what_was_cancelled_while_it_waited_for_its_lock_never_began(house
 async def test_what_may_be_repeated_leaves_nothing_behind_when_it_is_cancelled(house: House, effect: Effect) -> None:
     spec = house.actor(effect, seconds=10).spec
     with anyio.move_on_after(2):
-        await house.invoker.invoke(spec, {}, key="k")
+        await house.invoke(spec, {}, key="k")
     assert house.state() is None
-    assert await house.invoker.invoke(spec, {}, key="k") == ("done", {"n": 1})
+    assert await house.invoke(spec, {}, key="k") == ("done", {"n": 1})
 
 
 # -- resumable ---------------------------------------------------------------------------------------------------------
@@ -558,12 +569,12 @@ async def test_a_resumable_skill_that_was_cancelled_goes_on_from_its_last_checkp
 ) -> None:
     spec = player(house, effect)
     with anyio.move_on_after(3.5):
-        await house.invoker.invoke(spec, {"uri": "x"}, key="k")
+        await house.invoke(spec, {"uri": "x"}, key="k")
     assert house.did == [0, 1, 2, 3]
     house.restart()
-    assert await house.invoker.invoke(spec, {"uri": "x"}, key="k") == ("done", {"n": 10})
+    assert await house.invoke(spec, {"uri": "x"}, key="k") == ("done", {"n": 10})
     assert house.did[4:] == [3, 4, 5, 6, 7, 8, 9]
-    assert await house.invoker.invoke(spec, {"uri": "x"}, key="k") == ("done", {"n": 10})
+    assert await house.invoke(spec, {"uri": "x"}, key="k") == ("done", {"n": 10})
     assert len(house.did) == 11
 
 
@@ -571,20 +582,20 @@ async def test_a_resumable_skill_that_was_cancelled_goes_on_from_its_last_checkp
 async def test_a_resumable_skill_goes_on_after_a_crash(house: House, effect: Effect, tmp_path: Path) -> None:
     spec = player(house, effect)
     async with anyio.create_task_group() as group:
-        group.start_soon(partial(house.invoker.invoke, spec, {"uri": "x"}, key="k"))
+        group.start_soon(partial(house.invoke, spec, {"uri": "x"}, key="k"))
         await anyio.sleep(5.5)
         after = house.image(tmp_path / "after")
         group.cancel_scope.cancel()
-    assert await after.invoker.invoke(player(after, effect), {"uri": "x"}, key="k") == ("done", {"n": 10})
+    assert await after.invoke(player(after, effect), {"uri": "x"}, key="k") == ("done", {"n": 10})
     assert after.did == [5, 6, 7, 8, 9]
     after.journal.close()
 
 
 async def test_another_key_starts_from_the_beginning(house: House) -> None:
     spec = player(house, Effect.ONCE)
-    await house.invoker.invoke(spec, {"uri": "x"}, key="k1")
-    await house.invoker.invoke(spec, {"uri": "x"}, key="k2")
-    await house.invoker.invoke(spec, {"uri": "x"})
+    await house.invoke(spec, {"uri": "x"}, key="k1")
+    await house.invoke(spec, {"uri": "x"}, key="k2")
+    await house.invoke(spec, {"uri": "x"})
     assert house.did == [*range(10)] * 3
 
 
@@ -608,9 +619,9 @@ async def test_one_invocation_at_a_time_holds_a_lock(house: House) -> None:
     start = anyio.current_time()
     async with anyio.create_task_group() as group:
         for i in range(3):
-            group.start_soon(partial(house.invoker.invoke, held, {}))
-            group.start_soon(partial(house.invoker.invoke, shared, {}, key=f"k{i}"))
-            group.start_soon(partial(house.invoker.invoke, free, {}))
+            group.start_soon(partial(house.invoke, held, {}))
+            group.start_soon(partial(house.invoke, shared, {}, key=f"k{i}"))
+            group.start_soon(partial(house.invoke, free, {}))
     assert anyio.current_time() - start == pytest.approx(6)
 
 
@@ -622,10 +633,10 @@ async def test_a_lock_is_free_again_after_a_failure_and_a_cancellation(house: Ho
         await anyio.sleep(0 if how == "well" else 100)
 
     spec = house.offer(act, lock="door").spec
-    await failure(house.invoker.invoke(spec, {"how": "raise"}))
+    await failure(house.invoke(spec, {"how": "raise"}))
     with anyio.move_on_after(1):
-        await house.invoker.invoke(spec, {"how": "long"}, key="k")
-    assert await house.invoker.invoke(spec, {"how": "well"}) == ("done", {"result": None})
+        await house.invoke(spec, {"how": "long"}, key="k")
+    assert await house.invoke(spec, {"how": "well"}) == ("done", {"result": None})
 
 
 # -- streams -----------------------------------------------------------------------------------------------------------
@@ -649,17 +660,17 @@ async def test_a_stream_hands_its_items_on_as_they_come(house: House) -> None:
     async def on_item(item: Any) -> None:
         items.append(item)
 
-    answer = await house.invoker.invoke(counter(house), {"n": 3}, on_item=on_item)
+    answer = await house.invoke(counter(house), {"n": 3}, on_item=on_item)
     assert items == [{"n": 0}, {"n": 1}, {"n": 2}]
     assert answer == ("done", {"result": []})
 
 
 async def test_a_stream_that_nobody_reads_is_a_list_as_its_schema_says(house: House) -> None:
     spec = counter(house)
-    assert await house.invoker.invoke(spec, {"n": 2}) == ("done", {"result": [{"n": 0}, {"n": 1}]})
-    state, value = await house.invoker.invoke(spec, {"n": 2}, key="k")
+    assert await house.invoke(spec, {"n": 2}) == ("done", {"result": [{"n": 0}, {"n": 1}]})
+    state, value = await house.invoke(spec, {"n": 2}, key="k")
     house.restart()
-    assert await house.invoker.invoke(spec, {"n": 2}, key="k") == (state, value)
+    assert await house.invoke(spec, {"n": 2}, key="k") == (state, value)
     assert spec.load(value) == [Done(n=0), Done(n=1)]
 
 
@@ -671,10 +682,10 @@ async def test_a_stream_whose_reader_goes_is_closed_before_its_lock_is_free(hous
         await anyio.sleep(100)
 
     spec = counter(house, lock="tape")
-    assert isinstance(await failure(house.invoker.invoke(spec, {"n": 3}, on_item=gone)), LinkLost)
+    assert isinstance(await failure(house.invoke(spec, {"n": 3}, on_item=gone)), LinkLost)
     assert house.did == ["closed"]
     with anyio.move_on_after(1):
-        await house.invoker.invoke(spec, {"n": 3}, on_item=slow)
+        await house.invoke(spec, {"n": 3}, on_item=slow)
     assert house.did == ["closed", "closed"]
 
 
@@ -685,7 +696,7 @@ async def test_an_item_that_does_not_fit_ends_the_stream_as_the_skills_fault(hou
         yield "two"  # type: ignore[misc]
 
     spec = house.offer(count, Effect.READ).spec  # type: ignore[arg-type]
-    assert (await failure(house.invoker.invoke(spec, {}))).fault == "skill"
+    assert (await failure(house.invoke(spec, {}))).fault == "skill"
 
 
 # -- whose fault -------------------------------------------------------------------------------------------------------
@@ -723,7 +734,7 @@ async def test_an_error_says_whose_fault_it_is(
         value: int = does()
         return value
 
-    error = await failure(house.invoker.invoke(house.offer(act, effect).spec, {}, key=key))
+    error = await failure(house.invoke(house.offer(act, effect).spec, {}, key=key))
     assert type(error) is kind
     assert error.fault == fault
     assert says in str(error)
@@ -735,7 +746,7 @@ async def test_a_skill_that_raises_is_told_with_its_file_and_line(house: House) 
         """Do it."""
         raise LookupError
 
-    error = await failure(house.invoker.invoke(house.offer(act).spec, {}))
+    error = await failure(house.invoke(house.offer(act).spec, {}))
     assert error.hint.startswith(f"{__file__}:")
     assert int(error.hint.rpartition(":")[2]) == act.__code__.co_firstlineno + 2
 
@@ -746,13 +757,13 @@ async def test_a_result_that_the_journal_cannot_hold_is_the_skills_fault(house: 
         """Do it."""
         return 2**70
 
-    error = await failure(house.invoker.invoke(house.offer(act, effect).spec, {}, key="k"))
+    error = await failure(house.invoke(house.offer(act, effect).spec, {}, key="k"))
     assert error.fault == "skill"
     assert "cannot be kept" in error.what
 
 
 async def test_arguments_that_the_journal_cannot_hold_are_refused_before_anything_happens(house: House) -> None:
-    error = await failure(house.invoker.invoke(house.actor().spec, {"n": 2**70}, key="k"))
+    error = await failure(house.invoke(house.actor().spec, {"n": 2**70}, key="k"))
     assert error.fault == "caller"
     assert house.did == []
 
@@ -772,8 +783,8 @@ async def test_the_guard_watches_exactly_while_skills_run(house: House) -> None:
     watch = house.invoker.guard = Watch()
     spec = house.actor(seconds=5).spec
     async with anyio.create_task_group() as group:
-        group.start_soon(partial(house.invoker.invoke, spec, {}))
-        group.start_soon(partial(house.invoker.invoke, spec, {}, key="k"))
+        group.start_soon(partial(house.invoke, spec, {}))
+        group.start_soon(partial(house.invoke, spec, {}, key="k"))
         await anyio.sleep(1)
         assert watch.inside == 2
         group.cancel_scope.cancel()
@@ -793,7 +804,7 @@ async def test_a_skill_learns_where_and_for_whom_it_runs_and_is_heard(house: Hou
         seen.append(await ctx.call("nav.route", on="phone", to="home"))
 
     house.invoker.backends = ("other", Done(n=1))
-    await house.invoker.invoke(
+    await house.invoke(
         house.offer(act).spec, {}, key="k", caller="id-phone", deadline=99.0,
         on_progress=lambda fraction, note: seen.append((fraction, note)),
     )  # fmt: skip
@@ -808,7 +819,7 @@ async def test_a_checkpoint_without_a_key_stays_in_the_invocation(house: House) 
         return int(ctx.state["n"])
 
     spec = house.offer(act, resumable=True).spec
-    assert await house.invoker.invoke(spec, {}) == ("done", {"result": 3})
+    assert await house.invoke(spec, {}) == ("done", {"result": 3})
     assert house.journal.state("") == {}
 
 
@@ -829,24 +840,24 @@ def undoable(house: House, effect: Effect = Effect.ONCE, seconds: float = 0) -> 
 @pytest.mark.parametrize("effect", list(Effect))
 async def test_what_was_done_is_undone_once_also_over_a_restart(house: House, effect: Effect) -> None:
     act = undoable(house, effect)
-    await house.invoker.invoke(act.spec, {"n": 5}, key="k")
+    await house.invoke(act.spec, {"n": 5}, key="k")
     house.restart()
-    assert await house.invoker.undo("k") is True
-    assert await house.invoker.undo("k") is False
+    assert await house.undo("k") is True
+    assert await house.undo("k") is False
     house.restart()
-    assert await house.invoker.undo("k") is False
+    assert await house.undo("k") is False
     assert house.did == [5, ("undone", {"n": 5}, Done(n=5))]
-    assert (await house.invoker.invoke(act.spec, {"n": 5}, key="k"))[1] == {"n": 5}
+    assert (await house.invoke(act.spec, {"n": 5}, key="k"))[1] == {"n": 5}
     assert house.did[2:] == []
 
 
 async def test_two_that_undo_at_one_time_undo_once(house: House) -> None:
     act = undoable(house, seconds=5)
-    await house.invoker.invoke(act.spec, {}, key="k")
+    await house.invoke(act.spec, {}, key="k")
     answers: list[bool] = []
 
     async def undo() -> None:
-        answers.append(await house.invoker.undo("k"))
+        answers.append(await house.undo("k"))
 
     async with anyio.create_task_group() as group:
         group.start_soon(undo)
@@ -862,13 +873,13 @@ async def test_only_what_is_done_is_undone(house: House, state: str | None) -> N
         house.begun(act.spec)
     if state not in ("begun", None):
         house.journal.end("k", state or "", {"n": 1})
-    assert await house.invoker.undo("k") is False
+    assert await house.undo("k") is False
     assert house.did == []
 
 
 async def test_what_cannot_be_undone_is_left(house: House) -> None:
-    await house.invoker.invoke(house.actor().spec, {}, key="k")
-    assert await house.invoker.undo("k") is False
+    await house.invoke(house.actor().spec, {}, key="k")
+    assert await house.undo("k") is False
     assert house.state() == "done"
 
 
@@ -884,10 +895,10 @@ async def test_an_undo_that_fails_says_so_and_may_be_tried_again(
         if len(house.did) == 2:
             raise error
 
-    await house.invoker.invoke(act.spec, {}, key="k")
-    assert type(await failure(house.invoker.undo("k"))) is kind
+    await house.invoke(act.spec, {}, key="k")
+    assert type(await failure(house.undo("k"))) is kind
     assert house.state() == "done"
-    assert await house.invoker.undo("k") is True
+    assert await house.undo("k") is True
     assert house.did == [1, "back", "back"]
 
 
@@ -899,7 +910,7 @@ async def test_an_undo_while_the_same_key_runs_waits_for_its_end(house: House) -
         house.did.append("back")
 
     async with anyio.create_task_group() as group:
-        group.start_soon(partial(house.invoker.invoke, act.spec, {}, key="k"))
+        group.start_soon(partial(house.invoke, act.spec, {}, key="k"))
         await anyio.sleep(1)
-        assert await house.invoker.undo("k") is True
+        assert await house.undo("k") is True
     assert house.did == [1, "back"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import anyio
@@ -12,10 +13,12 @@ import pytest
 
 from slipstream.core.errors import SkillFailed
 from slipstream.core.events import Events
+from slipstream.core.gate import Caller
 from slipstream.core.invoke import Blocked, Invoker
 from slipstream.core.journal import Journal
 from slipstream.core.skill import Catalogue, Context, Effect, Pack, skill
 from slipstream.guard import StallGuard
+from slipstream.testing import OpenDoor
 
 pytestmark = pytest.mark.anyio
 
@@ -90,13 +93,13 @@ def journal() -> Any:
 def invoker(journal: Journal, guard: StallGuard) -> Invoker:
     catalogue = Catalogue()
     catalogue.add(Pack("test", (sleep, spin, stubborn, quick, patient, stream)))
-    made = Invoker(Nobody(), catalogue, journal, Events(time.time))  # type: ignore[arg-type]
+    made = Invoker(Nobody(), catalogue, journal, Events(time.time), OpenDoor())  # type: ignore[arg-type]
     made.guard = guard
     return made
 
 
 async def call(made: Invoker, name: str, **args: Any) -> Any:
-    return (await made.invoke(made.catalogue.get(name), args))[1]["result"]
+    return (await made.invoke(made.catalogue.get(name), args, caller=Caller("here")))[1]["result"]
 
 
 @pytest.mark.parametrize("name", ["test.sleep", "test.spin", "test.stubborn", "test.stream"])
@@ -132,7 +135,7 @@ async def test_code_outside_of_skills_is_never_interrupted(journal: Journal) -> 
     with StallGuard() as guard:
         made = invoker(journal, guard)
         async with anyio.create_task_group() as group:
-            group.start_soon(made.invoke, made.catalogue.get("test.patient"), {"turns": 1000})
+            group.start_soon(partial(call, made, "test.patient", turns=1000))
             while signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0):
                 await anyio.lowlevel.checkpoint()
             for _ in range(4):
@@ -148,7 +151,7 @@ async def test_the_timer_runs_only_while_a_skill_does(journal: Journal) -> None:
         while signal.getitimer(signal.ITIMER_REAL) != (0.0, 0.0):  # the next look finds nobody
             await anyio.lowlevel.checkpoint()
         async with anyio.create_task_group() as group:
-            group.start_soon(made.invoke, made.catalogue.get("test.patient"), {"turns": 1000})
+            group.start_soon(partial(call, made, "test.patient", turns=1000))
             while signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0):  # armed anew
                 await anyio.lowlevel.checkpoint()
             group.cancel_scope.cancel()

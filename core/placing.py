@@ -1,0 +1,44 @@
+"""Which steps of a plan must share a device, because what one gives the other may not leave it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from .costs import Costs
+from .device import Device
+from .errors import NoDevice
+from .labels import Flows
+
+
+def pins(
+    flows: Flows, me: str, skills: Mapping[str, str], held: Mapping[str, str], devices: Sequence[Device], costs: Costs
+) -> dict[str, str]:
+    """The device, by step, of every step whose values may not leave it; `me` owns the run.
+
+    `skills` and `held` go by step: what it names, and where it is done or runs already. Of several devices, the one
+    that takes the least time for all of them is taken.
+
+    Raises:
+        NoDevice: no device can run such steps together.
+    """
+    found = dict.fromkeys(flows.at_owner, me)
+    for group in flows.groups():
+        there = {held[s] for s in group if s in held} | {found[s] for s in group if s in found}
+        if len(there) != 1:
+            open_steps = sorted(s for s in group if s not in held)
+            able = [
+                d for d in devices
+                if (not there or d.id in there) and not d.leaving and all(d.offer(skills[s]) for s in open_steps)
+            ]  # fmt: skip
+            if not able:
+                names = " and ".join(sorted({skills[s] for s in group}))
+                raise NoDevice(f"no device can run {names} together", "what one gives the other may not leave its device",
+                               "slip skills list", step=open_steps[0] if open_steps else None)  # fmt: skip
+            there = {min(able, key=lambda d: sum(_seconds(costs, skills[s], d) for s in open_steps)).id}
+        found.update(dict.fromkeys(group, next(iter(there))))
+    return found
+
+
+def _seconds(costs: Costs, skill: str, device: Device) -> float:
+    offer = device.offer(skill)
+    return costs.duration(skill, device.id, offer.seconds if offer is not None else 0.0)

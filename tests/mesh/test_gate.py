@@ -1,0 +1,283 @@
+"""What stands before skills: who may call, on whose behalf, what the vehicle does meanwhile, and asking a person."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from trio.testing import MockClock
+
+from slipstream import testing
+from slipstream.core.errors import Denied, Refused, SlipError, TimedOut
+from slipstream.core.policy import Asking
+from slipstream.core.skill import Consent, Context, Driving, Effect, Pack, skill
+from slipstream.core.trust import Role
+from slipstream.policy_file import load
+from slipstream.testing import Policy, Rule
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "trio", {"clock": MockClock(autojump_threshold=0)}
+
+
+DID: list[str] = []
+
+
+@skill("cabin.look", effect=Effect.READ)
+async def look(ctx: Context) -> str:
+    """Look."""
+    return "seen"
+
+
+@skill("doors.unlock", effect=Effect.PHYSICAL, consent=Consent.ALWAYS)
+async def unlock(ctx: Context) -> str:
+    """Unlock."""
+    DID.append(ctx.caller)
+    return "open"
+
+
+@skill("windows.set", effect=Effect.PHYSICAL, driving=Driving.MOVING)
+async def windows(ctx: Context, percent: int) -> int:
+    """Open."""
+    DID.append(f"windows {percent}")
+    return percent
+
+
+@skill("help.look", effect=Effect.READ)
+async def deputy(ctx: Context) -> str:
+    """Look into the car for whoever asks."""
+    return str(await ctx.call("cabin.look", on="car"))
+
+
+class Vehicle:
+    """What the car does."""
+
+    state = Driving.PARKED
+
+
+@asynccontextmanager
+async def open_car(settings: Any) -> AsyncIterator[Vehicle]:
+    yield Vehicle()
+
+
+CAR = Pack("car", (look, unlock, windows), open=open_car, driving=lambda car: car.state)
+DEFAULT = load(None)
+ROLES = {"friend": Role.MEMBER, "valet": Role.GUEST}
+
+
+@asynccontextmanager
+async def house(policy: Policy = DEFAULT, *names: str) -> AsyncIterator[testing.Mesh]:
+    DID.clear()
+    Vehicle.state = Driving.PARKED
+    async with testing.mesh(
+        "phone", "car", *names, skills={"phone": [deputy], **{name: [deputy] for name in names}},
+        packs={"car": [CAR]}, policy=policy, roles=ROLES,
+    ) as m:  # fmt: skip
+        yield m
+
+
+def refusals(m: testing.Mesh, name: str = "car") -> list[str]:
+    return [event.fields["rule"] for event in m[name].events.recent if event.kind == "policy.refused"]
+
+
+# -- who ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_guest_may_do_what_its_profile_allows_and_nothing_else() -> None:
+    only = Policy([Rule(("owner",), ("*",), "allow"), Rule(("guest",), ("cabin.*",), "allow")])
+    async with house(only, "valet") as m:
+        assert await m.call("cabin.look", of="valet") == {"result": "seen"}
+        with pytest.raises(Denied, match="no rule lets valet"):
+            await m.call("windows.set", {"percent": 50}, of="valet")
+        assert refusals(m) == ["default: nothing allows it"]
+        assert not DID
+
+
+async def test_a_refused_step_of_a_run_is_denied_and_nothing_of_it_happened() -> None:
+    async with house(Policy([Rule(("owner",), ("*",), "allow")]), "valet") as m:
+        step = {"id": "air", "skill": "windows.set", "args": {"percent": 50}}
+        run = await m.run({"goal": "air", "steps": [step]}, of="valet")
+        assert run.steps["air"].state == "denied"
+        assert isinstance(run.error, Denied)
+        assert not DID
+
+
+async def test_a_device_that_acts_for_another_may_do_only_what_both_may() -> None:
+    async with house(Policy([Rule(("owner",), ("*",), "allow"), Rule(("*",), ("help.*",), "allow")]), "valet") as m:
+        assert await m.call("help.look", on="phone", of="phone") == {"result": "{'result': 'seen'}"}
+        with pytest.raises(SlipError, match="not allowed"):  # the phone may look, but not for the valet
+            await m.call("help.look", on="phone", of="valet")
+        assert refusals(m) == ["default: nothing allows it"]
+
+
+async def test_a_forged_origin_gains_nothing() -> None:
+    async with house(Policy([Rule(("owner",), ("*",), "allow")]), "valet") as m:
+        with pytest.raises(Denied):
+            await m.call("cabin.look", on="car", of="valet", origin="phone")
+        with pytest.raises(Denied):  # also one that names the device itself
+            await m.call("cabin.look", on="car", of="valet", origin="car")
+        with pytest.raises(Refused, match="not of this mesh"):
+            await m.call("cabin.look", on="car", of="phone", origin="nobody")
+
+
+async def test_a_key_belongs_to_the_device_that_used_it_first() -> None:
+    async with house(testing.Rules().policy, "friend") as m:
+        await m.call("windows.set", {"percent": 7}, of="phone", key="k")
+        assert DID == ["windows 7"]
+        with pytest.raises(Refused, match="another device"):
+            await m.call("windows.set", {"percent": 7}, of="friend", on="car", key="k")
+        with pytest.raises(Refused, match="another device"):
+            await m["friend"].request("car", "slip.undo", {"key": "k"}, anyio.current_time() + 3)
+        assert DID == ["windows 7"]
+
+
+async def test_nobody_but_its_owner_takes_a_step_of_a_run_back() -> None:
+    async with house(testing.Rules().policy, "friend") as m:
+        step = {"id": "s", "epoch": 1, "key": "r/s/0", "skill": "cabin.look", "args": {}, "needs": ["never"],
+                "reads": [], "when": None, "for_each": None, "seconds": None, "sends": []}  # fmt: skip
+        until = anyio.current_time() + 3
+        await m["phone"].request("car", "slip.arm", {"run": "r", "have": {}, "steps": [step]}, until)
+        for target, more in (("slip.disarm", {"epoch": 9, "stop": True}), ("slip.withhold", {"to": "phone"}),
+                             ("slip.arm", {"have": {"never": ("done", None)}, "steps": []})):  # fmt: skip
+            with pytest.raises(Refused, match="owns this run"):
+                await m["friend"].request("car", target, {"run": "r", "step": "s", **more}, until)
+
+
+# -- the vehicle -------------------------------------------------------------------------------------------------------
+
+
+async def test_what_the_floor_forbids_is_refused_to_everybody_while_the_car_moves() -> None:
+    async with house(testing.Rules().policy) as m:
+        Vehicle.state = Driving.MOVING
+        for of in ("phone", "car"):
+            with pytest.raises(Denied, match="moving"):
+                await m.call("doors.unlock", of=of)
+            with pytest.raises(Denied, match="moving"):
+                await m.call("windows.set", {"percent": 80}, of=of)
+        assert await m.call("windows.set", {"percent": 8}) == {"result": 8}
+        assert DID == ["windows 8"]
+
+
+async def test_a_car_that_moves_off_while_a_person_is_asked_refuses_what_was_approved() -> None:
+    async with house() as m:
+        async with anyio.create_task_group() as group:
+            refused: list[SlipError] = []
+
+            async def ask() -> None:
+                with pytest.raises(Denied, match="moving") as error:
+                    await m.call("doors.unlock", of="phone")
+                refused.append(error.value)
+
+            group.start_soon(ask)
+            request = await question(m, "phone")
+            Vehicle.state = Driving.MOVING
+            await m["phone"].gate.consents.answer(request, "once", "Anna")
+        assert refused
+        assert not DID
+
+
+# -- consent -----------------------------------------------------------------------------------------------------------
+
+
+async def question(m: testing.Mesh, at: str, *but: str) -> str:
+    """The id of the question that is open at a device, once there is one."""
+
+    def ids() -> list[str]:
+        return [r.id for r in m[at].gate.consents.open() if r.id not in but]
+
+    await m.until(lambda: bool(ids()))
+    return ids()[0]
+
+
+async def test_a_person_is_asked_where_people_are_and_the_answer_lets_it_happen() -> None:
+    async with house() as m:
+        run = await m["phone"].start(testing.load({"goal": "open", "steps": [{"id": "u", "skill": "doors.unlock"}]}))
+        request = await question(m, "phone")
+        await m.until(lambda: run.steps["u"].consent)
+        assert not DID
+        await m["phone"].gate.consents.answer(request, "once", "Anna")
+        await run.ended.wait()
+        assert run.state == "done", run.error
+        assert DID == ["phone"]
+        kinds = [event.kind for event in m["phone"].events.recent]
+        assert "step.asking" in kinds
+        assert "consent.asked" in kinds
+
+
+async def test_who_says_no_or_nothing_denies_it() -> None:
+    asking = Policy([Rule(("*",), ("*",), "allow")], {"personal": ("*",)}, Asking(seconds=20, who=("owner",)))
+    async with house(asking) as m:
+        for said in ("no", None):
+            run = await m["phone"].start(
+                testing.load({"goal": "open", "steps": [{"id": "u", "skill": "doors.unlock"}]})
+            )
+            request = await question(m, "phone")
+            if said:
+                await m["phone"].gate.consents.answer(request, said, "Anna")
+            await run.ended.wait()
+            assert run.steps["u"].state == "denied"
+        assert not DID
+
+
+async def test_a_question_outlives_the_device_that_asked_it() -> None:
+    async with house() as m:
+        run = await m["phone"].start(testing.load({"goal": "open", "steps": [{"id": "u", "skill": "doors.unlock"}]}))
+        request = await question(m, "phone")
+        await m.crash("car")
+        await m.restart("car")
+        assert await question(m, "car") == request
+        await m.until(lambda: any(r.id == request for r in m["phone"].gate.consents.open()))
+        await m["phone"].gate.consents.answer(request, "once", "Anna")
+        await run.ended.wait()
+        assert run.state == "done", run.error
+        assert DID == ["phone"]
+
+
+async def test_of_two_people_who_answer_at_once_one_answer_stands_and_both_hear_it() -> None:
+    async with house(DEFAULT, "tablet") as m:
+        run = await m["phone"].start(testing.load({"goal": "open", "steps": [{"id": "u", "skill": "doors.unlock"}]}))
+        request = await question(m, "phone")
+        assert await question(m, "tablet") == request
+        stood = []
+
+        async def say(at: str, answer: str) -> None:
+            stood.append(await m[at].gate.consents.answer(request, answer, at))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(say, "phone", "once")
+            group.start_soon(say, "tablet", "no")
+        await run.ended.wait()
+        assert stood[0] == stood[1]
+        assert (run.state == "done") == (stood[0].answer == "once") == bool(DID)
+
+
+async def test_what_is_remembered_is_for_that_skill_and_device_until_it_is_forgotten() -> None:
+    async with house(DEFAULT, "tablet") as m:
+        async with anyio.create_task_group() as group:
+            group.start_soon(m.call, "doors.unlock")
+            await m["phone"].gate.consents.answer(await question(m, "phone"), "always", "Anna")
+        await m.call("doors.unlock", of="phone")
+        assert DID == ["phone", "phone"]
+        grant = m["car"].gate.consents.grants()[0]["id"]
+        m["car"].gate.consents.forget(grant)
+        with pytest.raises(TimedOut):  # it asks again, and nobody answers
+            await m.call("doors.unlock", of="phone", deadline=anyio.current_time() + 3)
+        assert DID == ["phone", "phone"]
+
+
+async def test_who_may_not_answer_is_not_asked_and_not_heard() -> None:
+    async with house(DEFAULT, "friend") as m:
+        run = await m["phone"].start(testing.load({"goal": "open", "steps": [{"id": "u", "skill": "doors.unlock"}]}))
+        request = await question(m, "phone")
+        assert not m["friend"].gate.consents.open()
+        m["friend"].note("car", "slip.consent", {"answer": {"id": request, "answer": "once", "by": "friend"}})
+        await anyio.sleep(1)
+        assert not DID
+        run.cancel()
+        await run.ended.wait()
