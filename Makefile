@@ -7,7 +7,7 @@ PY := .venv/bin/python
 SOURCES := pyproject.toml constraints.txt $(wildcard runtime_ext/*.pyx runtime_ext/*.pxd runtime_ext/kernels/*.c runtime_ext/kernels/*.h)
 CODE := core transports skills runtime_ext tui slipstream tests examples
 
-.PHONY: help demo test check bench format clean
+.PHONY: help demo test check bench fuzz format clean
 
 help: ## what there is to type
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -27,6 +27,9 @@ check: .stamps/dev ## format, lint, types, stubs
 
 bench: .stamps/bench ## our figures beside the floor and the peers, from one run
 	@for name in link schedule daemon mesh kill policy; do .venv/bin/slip bench $$name || exit 1; done
+
+fuzz: .stamps/fuzz ## what strangers may send, made up with an eye on what our code does with it: SECONDS=60 each
+	@for name in wire session roster; do $(PY) tests/fuzz/run.py $$name --seconds $(or $(SECONDS),60) || exit 1; done
 
 format: .stamps/dev ## put the code into its form
 	@.venv/bin/ruff check --quiet --fix $(CODE) || true
@@ -48,4 +51,8 @@ $(UV):
 
 .stamps/bench: .stamps/dev
 	@VIRTUAL_ENV=.venv $(UV) pip install --quiet --group bench -c constraints.txt
+	@mkdir -p .stamps && touch $@
+
+.stamps/fuzz: .stamps/dev
+	@VIRTUAL_ENV=.venv $(UV) pip install --quiet --group fuzz -c constraints.txt
 	@mkdir -p .stamps && touch $@

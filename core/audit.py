@@ -139,7 +139,7 @@ class Audit:
         return b'%b,"mac":"%b"}\n' % (body[:-1], mac.hexdigest().encode())
 
     def _append(self, line: bytes, before: bytes = b"") -> None:
-        if self._size + len(line) > ROTATE_AT:
+        if self._size + len(line) > ROTATE_AT and not before:  # what closes half a line off stays beside it
             self._rotate()
         data = before + line
         written = os.write(self._file, data)

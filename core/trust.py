@@ -206,7 +206,8 @@ class Roster:
     # -- what the statements come to ---------------------------------------------------------------------------------
 
     def _judge(self) -> None:
-        revokes = [s for s in self._known.values() if s.kind == "revoke" and s.id in self._counting([s])]
+        way = _ways(self._counting([]).values())
+        revokes = [s for s in self._known.values() if s.kind == "revoke" and self._holds(s, way)]
         effective = revokes
         while True:  # from above: the revokes that count unless one counts that is surely right
             sure = self._counting(effective)
@@ -216,10 +217,9 @@ class Roster:
                 break
         counting = self._counting(effective)
         self._revoked = {r.subject for r in effective}
-        self._chosen, self._way, self._members = {}, {}, {}
+        self._way = _ways(counting.values())
+        self._chosen, self._members = {}, {}
         for statement in counting.values():
-            if statement.role is Role.OWNER:
-                self._way.setdefault(statement.subject, statement)
             if statement.kind == "add" and statement.subject not in self._revoked:
                 best = self._chosen.get(statement.subject)
                 if best is None or _strength(statement) > _strength(best):
@@ -227,6 +227,16 @@ class Roster:
         for subject, s in self._chosen.items():
             assert s.role is not None
             self._members[subject] = Member(subject, s.name, s.device_kind, s.role, s.until, s.profile, s.signer)
+
+    def _holds(self, revoke: Statement, way: dict[str, Statement]) -> bool:
+        """Whether who says it is still an owner if it counts."""
+        at = revoke.signer
+        while at != self.mesh:
+            made = way[at]
+            if made.signer == revoke.subject and made.seq > revoke.last:
+                return revoke.id in self._counting([revoke])  # it may be an owner by another way too
+            at = made.signer
+        return True
 
     def _counting(self, revokes: list[Statement]) -> dict[bytes, Statement]:
         """The statements that count if exactly these revokes do, by id; those of the root's nearest owners first."""
@@ -320,6 +330,15 @@ class Roster:
         """What somebody lacks who has those."""
         have = set(ids)
         return [s for i, s in self._known.items() if i not in have]
+
+
+def _ways(counting: Iterable[Statement]) -> dict[str, Statement]:
+    """Of each owner, the admission that made it one on the shortest way from the root."""
+    found: dict[str, Statement] = {}
+    for statement in counting:
+        if statement.role is Role.OWNER:
+            found.setdefault(statement.subject, statement)
+    return found
 
 
 def _strength(add: Statement) -> tuple[int, int, int, bytes]:

@@ -18,6 +18,7 @@ SOCKET: Final = "rw.sock"
 JOURNAL: Final = "journal.db"
 LOCK: Final = "lock"
 AUDIT: Final = "audit.log"
+POLICY: Final = "policy.toml"
 
 _PATH_LIMIT = 100  # sun_path holds 107 bytes and a NUL (unix(7)); some are kept for the way around it
 

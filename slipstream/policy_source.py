@@ -1,4 +1,4 @@
-"""The policy in force: the file in the state folder, read again when it changed, or the one that comes with Slipstream."""
+"""The policy in force: the file in the state folder, read again when it changed, or the one in this package."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Final
 
 from .core.errors import SlipError
 from .core.policy import Policy
+from .places import POLICY
 from .policy_file import load
 
-POLICY: Final = "policy.toml"
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks at the file, at least; it is only looked at when somebody calls."""
 
 
 class PolicyFile:
-    """The policy of a state folder; a file that is wrong at the start is refused, one that becomes wrong is not taken."""
+    """The policy of a state folder; a wrong file is refused at the start, and not taken over later."""
 
     def __init__(self, state: Path, clock: Callable[[], float], warn: Callable[[SlipError], None]) -> None:
         """Read it.

@@ -29,8 +29,9 @@ class TrustVerbs:
     def table(self) -> dict[str, Verb]:
         """Every verb by name."""
         return {
-            "roster.reload": self._reload, "roster.renew": self._renew, "policy.explain": self._explain, "consent.list": self._list,
-            "consent.answer": self._answer, "consent.grants": self._grants, "consent.forget": self._forget,
+            "roster.reload": self._reload, "roster.renew": self._renew, "policy.explain": self._explain,
+            "consent.list": self._list, "consent.answer": self._answer, "consent.grants": self._grants,
+            "consent.forget": self._forget,
         }  # fmt: skip
 
     async def _reload(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:

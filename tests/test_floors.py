@@ -20,7 +20,10 @@ ALLOWED = {
     "tui": {"tui", "core"},
     "slipstream": {"slipstream", "tui", "skills", "transports", "core", "runtime_ext"},
 }
-SANS_IO = "wire session members plan scheduler schema costs run trust policy driving labels label_graph placing".split()
+SANS_IO = (
+    "wire", "session", "members", "plan", "scheduler", "schema", "costs", "run", "trust", "policy", "driving", "labels",
+    "label_graph", "placing",
+)  # fmt: skip
 IMPURE = {"anyio", "asyncio", "socket", "time", "random", "trio", "threading", "subprocess"}
 SANS_IO_MAY = {"run": {"anyio"}}  # its `ended` is an event that callers await
 LONG_WITH_REASON = 500

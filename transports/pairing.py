@@ -33,7 +33,8 @@ from .pairing_sides import INVITATION_SECONDS, Met, Side
 from .pairing_wire import LARGER_LIMIT, Unreachable, Wire
 
 CONNECTIONS: Final = 4
-"""How many strangers are listened to at once; if one more comes, who has been unproven longest makes way."""
+"""How many strangers are listened to at once. If one more comes, one makes way: of the address that most of them came
+from, the one that has been unproven longest."""
 WRONG_LIMIT: Final = 3
 TRIES: Final = 3
 """How often an address is dialled that hangs up before it has said anything: others may have crowded in."""
@@ -61,7 +62,7 @@ class Listener(Generic[Met]):
         self._heard = heard
         self._hint = f"a new code: slip pair {'invite' if invitation.by_owner else 'show'}"
         self._told: set[str] = set()
-        self._open: dict[asyncio.Task[None], None] = {}
+        self._open: dict[asyncio.Task[None], str] = {}
         self._wrong = 0
         self._over: SlipError | None = None
 
@@ -104,19 +105,21 @@ class Listener(Generic[Met]):
 
     def _accept(self, bound: socket.socket) -> None:
         try:
-            connection, _ = bound.accept()
+            connection, name = bound.accept()
         except (BlockingIOError, ConnectionError):
             return  # it was gone before it was here
         if len(self._open) >= CONNECTIONS:
-            longest = next(iter(self._open))
+            hosts = list(self._open.values())
+            crowd = max(hosts, key=hosts.count)
+            longest = next(task for task, host in self._open.items() if host == crowd)
             del self._open[longest]
             longest.cancel()
         connection.setblocking(False)
-        self._start(connection)
+        self._start(connection, name[0])
 
-    def _start(self, connection: socket.socket) -> None:
-        task = asyncio.create_task(self._serve(connection))
-        self._open[task] = None
+    def _start(self, connection: socket.socket, host: str) -> None:
+        task = asyncio.create_task(self._serve(connection, host))
+        self._open[task] = host
 
         def ended(task: asyncio.Task[None]) -> None:
             self._open.pop(task, None)
@@ -126,15 +129,12 @@ class Listener(Generic[Met]):
 
         task.add_done_callback(ended)
 
-    async def _serve(self, connection: socket.socket) -> None:
+    async def _serve(self, connection: socket.socket, host: str) -> None:
         try:
-            host = str(connection.getpeername()[0])
             wire = await Wire.accept(connection, self._context)
         except LinkLost as error:
             self._tell(host, error)
             return
-        except OSError:
-            return  # it was gone before it was looked at
         async with _ending(wire, lambda: self._over):
             try:
                 other = await self._prove(wire)
@@ -190,6 +190,7 @@ async def dial(side: Side[Met], invitation: Invitation) -> Met:
     left = deque((host, TRIES) for host in invitation.hosts)
     while left:
         host, tries = left.popleft()
+        again = [(host, tries - 1)] if tries > 1 else []
         try:
             wire = await Wire.dial(host, invitation.port)
         except Unreachable as error:
@@ -201,7 +202,7 @@ async def dial(side: Side[Met], invitation: Invitation) -> Met:
             continue
         except LinkLost as error:
             failed = failed or error
-            left.extend([(host, tries - 1)] if tries > 1 else ())
+            left += again
             continue
         async with _ending(wire, lambda: Cancelled("the other side broke it off")):
             if wire.key != invitation.device:
@@ -219,7 +220,7 @@ async def dial(side: Side[Met], invitation: Invitation) -> Met:
                 said = await wire.read(v=int, id=str, nonce=bytes)
             except LinkLost as error:
                 failed = failed or error
-                left.extend([(host, tries - 1)] if tries > 1 else ())
+                left += again
                 continue
             return await _prove(wire, side, invitation, nonce, said)
     assert failed is not None, "an invitation has an address"

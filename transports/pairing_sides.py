@@ -52,9 +52,17 @@ class Side(Protocol[Met]):
 
     @property
     def id(self) -> str: ...
+
     @property
     def role(self) -> Role: ...
-    async def meet(self, wire: Wire, other: str) -> Met: ...
+
+    async def meet(self, wire: Wire, other: str) -> Met:
+        """Speak with the device `other`.
+
+        Raises:
+            SlipError: it came to nothing, and why.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import config as settings
+from .. import policy_file
 from ..config_edit import write
 from ..core.errors import SlipError, UsageError
-from ..places import config_files
+from ..places import POLICY, config_files
 from . import output
-from .parsing import nearest, need
+from .parsing import nearest, need, state_of
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -85,13 +86,16 @@ def _check(args: argparse.Namespace) -> int:
     """Check one file, or every layer; the first problem of each is said."""
     problems: list[SlipError] = []
     checked: list[str] = []
-    paths = [Path(args.key)] if args.key else [path for _, path in config_files()]
+    paths = [Path(args.key)] if args.key else [*(path for _, path in config_files()), state_of(args) / POLICY]
     for path in paths:
         try:
-            layer = settings.file_layer(path)
-            if layer is not None:
+            if path.name == POLICY and path.exists():
+                policy_file.read(path).policy()
+            elif path.name == POLICY or (layer := settings.file_layer(path)) is None:
+                continue
+            else:
                 settings.check(layer)
-                checked.append(str(path))
+            checked.append(str(path))
         except UsageError as error:
             problems.append(error)
     if args.key and not checked and not problems:

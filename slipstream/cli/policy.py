@@ -91,7 +91,7 @@ def _only(rule: RuleText) -> str:
 
 def _read(state: Path) -> Read:
     from ..policy_file import read
-    from ..policy_source import POLICY
+    from ..places import POLICY
 
     own = state / POLICY
     return read(own if own.exists() else None)

@@ -187,6 +187,16 @@ def test_it_rotates_and_the_chain_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     assert fault(tmp_path) == (LOG, 1)
 
 
+def test_what_closes_half_a_line_off_stays_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log(tmp_path, 10, close=False)
+    with (tmp_path / LOG).open("ab") as file:
+        file.write(b'{"seq":11,"ti')
+    monkeypatch.setattr(audit, "ROTATE_AT", (tmp_path / LOG).stat().st_size)
+    log(tmp_path, 5)
+    assert (tmp_path / BEFORE).exists()
+    assert verify(tmp_path, KEY) == Verdict(16, 1)
+
+
 class Killed(BaseException):
     """Where a test ends a daemon as `kill -9` would."""
 

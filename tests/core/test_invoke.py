@@ -28,7 +28,6 @@ from slipstream.core.gate import Caller
 from slipstream.core.invoke import RECONCILE_SECONDS, Blocked, Invoker
 from slipstream.core.journal import Journal
 from slipstream.core.skill import Catalogue, Context, Effect, Outcome, Pack, Skill, SkillSpec, Submitted, skill
-
 from slipstream.testing import OpenDoor
 
 pytestmark = pytest.mark.anyio

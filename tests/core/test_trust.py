@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -291,25 +292,15 @@ def test_nobody_who_is_out_comes_back_as_a_member_or_guest(told: list[Statement]
 
 
 @given(of_a_mesh, st.lists(anything, max_size=6))
-def test_nothing_that_is_said_by_who_is_no_owner_now_lets_anybody_in_or_back_in(
+def test_nothing_that_is_said_next_by_who_is_no_owner_now_lets_anybody_in_or_back_in(
     told: list[Statement], more: list[Statement]
 ) -> None:
     known = roster(*told)
     members, out = set(known.members()), thrown_out(known)
     owners = {ROOT, *(m.id for m in members if m.role is OWNER)}
-    known.merge(s for s in more if s.signer not in owners)
+    known.merge(replace(s, seq=s.seq + 4) for s in more if s.signer not in owners)
     assert set(known.members()) <= members
     assert thrown_out(known) >= out
-
-
-@given(of_a_mesh)
-def test_nobody_is_let_in_by_what_a_revoked_owner_says_next(told: list[Statement]) -> None:
-    known = roster(*told)
-    before = known.members()
-    for device in thrown_out(known):
-        last = max(s.last for s in told if s.kind == "revoke" and s.subject == device)
-        known.merge([say(device, last + 1, "f", OWNER), say("f", 1, "g", MEMBER)])
-    assert known.members() == before
 
 
 # -- a model that follows the words ----------------------------------------------------------------------------------

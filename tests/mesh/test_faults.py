@@ -105,7 +105,8 @@ async def until(true: Callable[[], bool], *nodes: Node) -> None:
 async def honest(identities: dict[str, Identity]) -> AsyncIterator[Honest]:
     nodes = [
         Node(identities[name].id, name, name, transports=[TlsTransport(identities[name], ["127.0.0.1"])],
-             packs=[(Pack("test", (add,)), {})], trust=RosterKeeper(identities[name].key.parent), policy=testing.Rules())
+             packs=[(Pack("test", (add,)), {})], trust=RosterKeeper(identities[name].key.parent),
+             policy=testing.Rules())
         for name in ("phone", "car")
     ]  # fmt: skip
     phone, car = nodes

@@ -24,7 +24,7 @@ from slipstream.core.authority import Admitted, Authority
 from slipstream.core.errors import Denied, LinkLost, ProtocolError, Refused, SlipError, TimedOut, UsageError
 from slipstream.core.identity import Identity
 from slipstream.core.roster_file import RosterFile
-from slipstream.transports import pairing_wire
+from slipstream.transports import pairing, pairing_wire
 from slipstream.transports.invitation import PREFIX, Invitation
 from slipstream.transports.pairing import WRONG_LIMIT, Listener, dial
 from slipstream.transports.pairing_sides import INVITATION_SECONDS, Newcomer, NewcomerSide, OwnerSide, Side, Welcome
@@ -570,6 +570,26 @@ async def test_two_hundred_silent_connections_do_not_keep_the_joiner_out(owner: 
             for wire in shaken:
                 wire.abort()
     assert len(door.heard) <= 8
+
+
+async def test_a_crowd_from_one_address_pushes_nobody_out_that_came_from_another(
+    owner: Phone, car: Car, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Wire.read
+    with ExitStack() as crowd:
+
+        async def read(wire: Wire, *args: Any, **fields: type) -> dict[str, Any]:
+            if wire.key and fields.keys() & {"nonce", "proof"}:  # as the joiner waits, fifty others come
+                for _ in range(50):
+                    other = socket.create_connection((LOOPBACK, door.invitation.port), source_address=("127.0.0.2", 0))
+                    crowd.enter_context(other)
+            return await real(wire, *args, **fields)
+
+        async with waiting(owner) as door:
+            monkeypatch.setattr(pairing, "TRIES", 1)
+            monkeypatch.setattr(Wire, "read", read)
+            await dial(car.side, door.invitation)
+            assert (await door.task).id == car.identity.id
 
 
 def sized(size: int) -> bytes:
