@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from .errors import SlipError, UsageError
-from .identity import KEY
+from .identity import AUDIT_KEY, KEY
 
 LOG: Final = "audit.log"
 BEFORE: Final = "audit.log.1"
@@ -40,12 +40,14 @@ _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 
 def audit_key(state: Path) -> bytes:
-    """The key of the audit log in a state folder.
+    """The key of the audit log in a state folder: of the device's first key, which outlives that key's rotation.
 
     Raises:
-        UsageError: the device's key cannot be read.
+        UsageError: it cannot be read.
     """
     try:
+        if (kept := state / AUDIT_KEY).exists():
+            return kept.read_bytes()
         return sha256(b"slipstream audit" + (state / KEY).read_bytes()).digest()
     except OSError as error:
         raise UsageError(f"no key in {state}", f"{error.filename}: {error.strerror}",

@@ -16,9 +16,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from .audit import audit_key
 from .device import clean, short
 from .errors import ProtocolError, Refused, UsageError
 from .identity import (
+    AUDIT_KEY,
     CERTIFICATE,
     COMPLETE,
     KEY,
@@ -289,6 +291,7 @@ def replace_identity(folder: Path, asked: Request, admitted: Admitted) -> None:
     fresh = folder / NEXT
     make_private(fresh)
     settle(fresh, asked, admitted)
+    write(fresh / AUDIT_KEY, audit_key(folder))
     write(fresh / COMPLETE, b"")
     Identity.load(folder)  # takes it over
 

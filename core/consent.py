@@ -20,8 +20,7 @@ from typing import Any, Final
 
 import anyio
 
-from .consent_table import ConsentTable, Stands
-from .consent_table import Request as Request
+from .consent_table import ConsentTable, Request, Stands
 from .device import NAME_LIMIT, clean, short
 from .errors import Denied, TimedOut, UsageError
 from .events import Events

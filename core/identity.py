@@ -24,7 +24,8 @@ CERTIFICATE: Final = "device.pem"
 OWNER: Final = "owner.pem"
 ROOT: Final = "root.pem"
 ROSTER: Final = "roster"
-MOVED: Final = (KEY, CERTIFICATE, OWNER, ROSTER)
+AUDIT_KEY: Final = "audit.key"
+MOVED: Final = (KEY, CERTIFICATE, OWNER, ROSTER, AUDIT_KEY)
 COMPLETE: Final = "complete"
 NEXT: Final = "next"
 """The folder inside the state folder where a new key is made ready; its file `complete` says that it is."""

@@ -24,7 +24,7 @@ from .costs import Costs
 from .device import Device, LinkQuality, Offer, Resources, clean, short
 from .dispatch import Dispatch
 from .errors import LinkLost, SlipError, UsageError
-from .events import Events
+from .events import Event, Events
 from .execute import Executor
 from .gate import Caller, Gate, PolicySource
 from .gauge import Gauge
@@ -161,9 +161,9 @@ class Node(Calls):
             task_status.started()
             try:
                 await self._stop.wait()
+                self.gate.consents.close()  # what is open stays open for the next start, whatever leaving cancels
                 await self._leave()
             finally:
-                self.gate.consents.close()
                 self._group.cancel_scope.cancel()
                 self._keep_costs()
 
@@ -256,6 +256,7 @@ class Node(Calls):
             self.id, self._trust, self.events, self.clock, self.wall, partial(self._tell, "slip.roster"), lambda: self.links.up,
             self._roster_changed,
         )  # fmt: skip
+        self.events.listen(self._audit_answer)
         consents = Consents(
             self.id, self.journal.database, self.events, self.clock, self.wall, self.timers, self.new_id,
             partial(self._tell, "slip.consent"), self._people, self._may_answer, self.name_of,
@@ -264,6 +265,10 @@ class Node(Calls):
             self.id, self.admission, self._policy, self._driving, consents, Handles(self.id, secrets.token_bytes), self.audit, self.events,
             self.wall,
         )  # fmt: skip
+
+    def _audit_answer(self, event: Event) -> None:
+        if event.kind == "consent.answered":
+            self.audit.tell("answered", **event.fields)
 
     def _tell(self, target: str, device: str, content: dict[str, Any]) -> None:
         if (peer := self.links.up.get(device)) is not None:
@@ -287,6 +292,9 @@ class Node(Calls):
         self.audit.tell(
             "trust", roster=self.admission.roster.digest.hex(), members=len(self.admission.roster.members())
         )
+        if not self.admission.admits(self.id):
+            self.events.tell("warning", what="this device is not of its mesh any more", why="an owner revoked its key",
+                             hint="after slip pair rotate: slip down, then slip up; else: slip pair join")  # fmt: skip
         self.links.hello["vouch"] = self.admission.vouch()
         self.links.recheck()
         self.members.roster_changed()

@@ -10,7 +10,8 @@ Laws:
   are all out, and so is whom they revoked; whom they let in after that is not in. (Of the well-founded model of Van
   Gelder, Ross and Schlipf 1991, the revokes that are true or undecided, and the admissions that are true.) So nothing
   that is said by somebody who is no owner now lets anybody in, or back in.
-- A revoke that would undo what made its own signer an owner counts for nothing.
+- A revoke that would undo what made its own signer an owner counts for nothing; so does one of oneself, unless it is
+  the last thing that one says.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ ROSTER_LIMIT, WAITING_LIMIT = 4096, 1000
 """Statements that a roster holds, and those among them whose signer nobody has let in yet."""
 VOUCH_LIMIT: Final = 32
 """Statements that vouch for a device at most: they must fit into its HELLO."""
+_ROUNDS: Final = 16
+"""How deep revokes of revokers of revokers are looked into, in twos; deeper ones count, whoever made them up."""
 _TAG: Final = "slipstream-statement/1"
 _END_OF_TIME: Final = 253_402_300_800.0
 """The year 10000, which calendars do not have."""
@@ -209,7 +212,7 @@ class Roster:
         way = _ways(self._counting([]).values())
         revokes = [s for s in self._known.values() if s.kind == "revoke" and self._holds(s, way)]
         effective = revokes
-        while True:  # from above: the revokes that count unless one counts that is surely right
+        for _ in range(_ROUNDS):  # from above: the revokes that count unless one counts that is surely right
             sure = self._counting(effective)
             maybe = self._counting([r for r in revokes if r.id in sure])
             before, effective = effective, [r for r in revokes if r.id in maybe]
@@ -229,7 +232,9 @@ class Roster:
             self._members[subject] = Member(subject, s.name, s.device_kind, s.role, s.until, s.profile, s.signer)
 
     def _holds(self, revoke: Statement, way: dict[str, Statement]) -> bool:
-        """Whether who says it is still an owner if it counts."""
+        """Whether who says it is still an owner if it counts, and says it last if it is out itself then."""
+        if revoke.signer == revoke.subject:
+            return revoke.last == revoke.seq - 1
         at = revoke.signer
         while at != self.mesh:
             made = way[at]
@@ -242,17 +247,17 @@ class Roster:
         """The statements that count if exactly these revokes do, by id; those of the root's nearest owners first."""
         until: dict[str, int] = {}
         for revoke in revokes:
-            until[revoke.subject] = min(revoke.last, until.get(revoke.subject, revoke.last))
+            last = revoke.seq if revoke.signer == revoke.subject else revoke.last  # itself counts
+            until[revoke.subject] = min(last, until.get(revoke.subject, last))
         by_signer: dict[str, list[Statement]] = {}
         for statement in self._known.values():
             by_signer.setdefault(statement.signer, []).append(statement)
         counting: dict[bytes, Statement] = {}
         owners = [self.mesh]
         for owner in owners:
-            last = until.get(owner)
+            last = until.get(owner, 2**53)
             for statement in by_signer.pop(owner, ()):
-                # who revokes itself says so in its last statement, which counts
-                if last is None or statement.seq <= last or (statement.kind == "revoke" and statement.subject == owner):
+                if statement.seq <= last:
                     counting[statement.id] = statement
                     if statement.role is Role.OWNER:
                         owners.append(statement.subject)

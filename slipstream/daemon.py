@@ -181,7 +181,7 @@ class Daemon:
         audit = self._audit = Audit(config.state / places.AUDIT, audit_key(config.state), time.time)
         transport = TlsTransport(self._identity, config.listen.hosts, config.listen.port, self._refused)
         node = self._node = Node(
-            self._identity.id, config.name, config.kind, transports=[transport],
+            self._identity.id, *self._called(), transports=[transport],
             packs=[(pack, self._settings_of(pack)) for pack in self._packs.values()], journal=self._journal,
             candidates=candidates, guard=guard, trust=self._keeper,
             policy=self._policy, audit=audit,
@@ -203,6 +203,16 @@ class Daemon:
                         group.start_soon(self._forget_old)
                         await self._left.wait()
             group.cancel_scope.cancel()
+
+    def _called(self) -> tuple[str, str]:
+        """Name and kind: as configured, or as this device was let in."""
+        me = self._keeper.roster.member(self._identity.id)
+        name, kind = self._config.name, self._config.kind
+        if me is not None and self._loaded.origin("name") == "default":
+            name = me.name
+        if me is not None and self._loaded.origin("kind") == "default":
+            kind = me.kind
+        return name, kind
 
     @asynccontextmanager
     async def _living(self, node: Node) -> AsyncIterator[None]:

@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
         if not answer["open"]:
             output.note("nobody is asked anything")
     elif answer["grants"]:
-        rows = [(g["id"], g["answer"], g["skill"], g["caller"][:7], g["origin"][:7]) for g in answer["grants"]]
+        rows = [(g["id"], g["answer"], g["skill"], g["caller_name"], g["origin_name"]) for g in answer["grants"]]
         output.table(("id", "answer", "skill", "for", "on behalf of"), rows)
     else:
         output.note("nothing is remembered; slip consent approve ID --always remembers")
@@ -111,7 +111,7 @@ def _confirm(asked: dict[str, Any], args: argparse.Namespace) -> None:
 
 def _show(asked: dict[str, Any]) -> None:
     output.line(f"{asked['id']}  {asked['device_name']}: {asked['title']}  ({asked['skill']}, {asked['effect']})")
-    behalf = f", on behalf of {asked['origin'][:7]}" if asked["origin"] != asked["caller"] else ""
+    behalf = f", on behalf of {asked['origin_name']}" if asked["origin"] != asked["caller"] else ""
     output.line(f"  for   {asked['caller_name']}{behalf}")
     for name, value in asked["args"].items():
         output.value(f"  with  {name} = {json.dumps(value, ensure_ascii=False)}")

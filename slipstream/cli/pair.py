@@ -19,6 +19,7 @@ from . import output
 from .parsing import need, seconds, state_of
 
 if TYPE_CHECKING:
+    from ..core.identity import Identity
     from ..core.trust import Member, Roster
 
 ACTIONS: Final = {
@@ -139,17 +140,33 @@ def _rotate(args: argparse.Namespace, state: Path) -> int:
 
     before = Identity.load(state)
     if not (state / OWNER).exists():
-        raise UsageError("a member gives itself no new key", "an owner has to let the new one in",
-                         f"on an owner: slip pair revoke {short(before.id)}, then slip pair invite; here: move {state} "
-                         "away, then slip pair join CODE")  # fmt: skip
-    after = authority.Authority.load(state).rotate()
-    tell_daemon(state)
+        after = _renew(state)
+    else:
+        after = authority.Authority.load(state).rotate()
+        tell_daemon(state)
     if args.json:
         output.show_json({"device": after.id, "revoked": before.id})
         return 0
     output.line(f"this device has a new key: {after.id}; the old one, {before.id}, is revoked")
     output.note("a daemon that runs takes it at its next start: slip down, then slip up")
     return 0
+
+
+def _renew(state: Path) -> Identity:
+    """Have an owner that is linked with this device's daemon let a new key in, and then end the old one."""
+    from base64 import b64decode, b64encode
+
+    import msgpack
+
+    from ..core import authority
+    from ..core.identity import Identity
+
+    asked = authority.request()
+    told = ask(state, "roster.renew", {"csr": b64encode(asked.csr).decode()}, timeout=30)
+    admitted = authority.Admitted.from_wire(msgpack.unpackb(b64decode(told["admitted"])))
+    authority.replace_identity(state, asked, admitted)
+    ask(state, "roster.renew", {"retire": True}, timeout=30)
+    return Identity.load(state)
 
 
 # -- what the actions have in common -----------------------------------------------------------------------------------

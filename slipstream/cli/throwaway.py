@@ -171,10 +171,11 @@ class Devices:
     def _read_log(self, daemon: Daemon) -> None:
         """Read what a daemon logs, until its process ends; it can be asked once it said that it is ready."""
         assert daemon.process.stderr is not None
-        for line in daemon.process.stderr:
-            daemon.tail.append(line.decode("utf-8", "replace").rstrip())
-            if line.startswith(b"{") and json.loads(line).get("kind") == "ready":
-                Thread(target=self._listen, args=(daemon,), daemon=True).start()
+        with daemon.process.stderr as log:
+            for line in log:
+                daemon.tail.append(line.decode("utf-8", "replace").rstrip())
+                if line.startswith(b"{") and json.loads(line).get("kind") == "ready":
+                    Thread(target=self._listen, args=(daemon,), daemon=True).start()
         self.heard.put(Heard(daemon.name, time.time(), code=daemon.process.wait()))
 
     def _listen(self, daemon: Daemon) -> None:

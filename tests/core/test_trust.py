@@ -147,6 +147,13 @@ def test_an_owner_that_revokes_itself_leaves_what_it_did() -> None:
     assert [m.id for m in known.members()] == ["b", "d", "new a"]
 
 
+def test_an_owner_that_is_out_undoes_nothing_any_more_by_revoking_itself() -> None:
+    told = [FIRST, say("a", 1, "b", OWNER), say("b", 1, "c", MEMBER), say("b", 2, "d", MEMBER), say("b", 3, "d")]
+    known = roster(*told, say("a", 2, "b", last=3), say("b", 4, "b", last=0), say("b", 5, "b", last=4))
+    assert who(known) == "ac"
+    assert who(roster(*told, say("b", 4, "b", last=3), say("b", 5, "b", last=0))) == "ac"
+
+
 def test_the_latest_admission_says_what_a_device_is_unless_it_is_an_owner() -> None:
     told = [FIRST, say("a", 1, "b", MEMBER), say("a", 2, "b", GUEST, number=2, until=5.0, profile="valet", name="B")]
     member = roster(*told).member("b")
@@ -317,16 +324,14 @@ def model(told: list[Statement]) -> tuple[dict[str, Role], set[str]]:
             more = {
                 s for s in told
                 if (s.signer == ROOT or any(o.role is OWNER and o.subject == s.signer for o in found))
-                and not any(
-                    r.subject == s.signer and s.seq > r.last and not (s.kind == "revoke" and s.subject == s.signer)
-                    for r in held
-                )
+                and not any(r.subject == s.signer and s.seq > r.last and r is not s for r in held)
             }  # fmt: skip
             if more == found:
                 return found
             found = more
 
     revokes = {s for s in told if s.kind == "revoke" and s in counting({s})}
+    revokes = {r for r in revokes if r.signer != r.subject or r.last == r.seq - 1}
     certain: set[Statement] = set()
     while True:
         possible = counting(certain) & revokes

@@ -31,7 +31,10 @@ MAIL: dict[str, Any] = {
     **WINDOW, "id": "4f77c1", "skill": "mail.send", "title": "Send a mail", "effect": "once", "args": {}, "run": "",
     "origin": "phonephone",
 }  # fmt: skip
-GRANT = {"id": "91bc00", "skill": "mail.send", "caller": "phonephone", "origin": "phonephone", "answer": "always"}
+GRANT = {
+    "id": "91bc00", "skill": "mail.send", "caller": "phonephone", "origin": "phonephone", "answer": "always",
+    "caller_name": "phone", "origin_name": "phone",
+}  # fmt: skip
 
 
 class Daemon:
@@ -99,7 +102,7 @@ def run(state: Path, capsys: pytest.CaptureFixture[str]) -> Slip:
 def test_a_question_is_shown_with_all_that_a_person_needs_to_decide(daemon: Daemon, run: Slip) -> None:
     code, out, _ = run("consent")
     assert code == 0
-    for needed in ("4f2a90", "car: Open a window", "car.window", "physical", "phone", "on behalf of watchwa",
+    for needed in ("4f2a90", "car: Open a window", "car.window", "physical", "phone", "on behalf of watch",
                    'seat = "left"', "percent = 40", "run r1, step air", "43.2 s"):  # fmt: skip
         assert needed in out
     assert "\x1b" not in out
@@ -164,7 +167,7 @@ def test_who_comes_second_is_told_who_answered_what(daemon: Daemon, run: Slip) -
 
 def test_what_is_remembered_is_listed(daemon: Daemon, run: Slip) -> None:
     _, out, _ = run("consent", "grants")
-    assert out.splitlines()[1].split() == ["91bc00", "always", "mail.send", "phoneph", "phoneph"]
+    assert out.splitlines()[1].split() == ["91bc00", "always", "mail.send", "phone", "phone"]
     assert json.loads(run("consent", "grants", "--json")[1])["grants"] == [GRANT]
 
 
