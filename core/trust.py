@@ -245,19 +245,21 @@ class Roster:
 
     def _counting(self, revokes: list[Statement]) -> dict[bytes, Statement]:
         """The statements that count if exactly these revokes do, by id; those of the root's nearest owners first."""
-        until: dict[str, int] = {}
+        by_others: dict[str, int] = {}
+        by_itself: dict[str, int] = {}
         for revoke in revokes:
-            last = revoke.seq if revoke.signer == revoke.subject else revoke.last  # itself counts
-            until[revoke.subject] = min(last, until.get(revoke.subject, last))
+            until = by_itself if revoke.signer == revoke.subject else by_others
+            until[revoke.subject] = min(revoke.last, until.get(revoke.subject, revoke.last))
         by_signer: dict[str, list[Statement]] = {}
         for statement in self._known.values():
             by_signer.setdefault(statement.signer, []).append(statement)
         counting: dict[bytes, Statement] = {}
         owners = [self.mesh]
         for owner in owners:
-            last = until.get(owner, 2**53)
+            last, last_own = by_others.get(owner, 2**53), by_itself.get(owner, 2**53)
             for statement in by_signer.pop(owner, ()):
-                if statement.seq <= last:
+                leaves = statement.kind == "revoke" and statement.subject == owner and statement.seq == last_own + 1
+                if statement.seq <= last and (statement.seq <= last_own or leaves):
                     counting[statement.id] = statement
                     if statement.role is Role.OWNER:
                         owners.append(statement.subject)

@@ -324,7 +324,11 @@ def model(told: list[Statement]) -> tuple[dict[str, Role], set[str]]:
             more = {
                 s for s in told
                 if (s.signer == ROOT or any(o.role is OWNER and o.subject == s.signer for o in found))
-                and not any(r.subject == s.signer and s.seq > r.last and r is not s for r in held)
+                and not any(
+                    r.subject == s.signer and s.seq > r.last
+                    and not (s.kind == "revoke" and s.subject == s.signer == r.signer and s.seq == r.last + 1)
+                    for r in held
+                )
             }  # fmt: skip
             if more == found:
                 return found
