@@ -21,6 +21,8 @@ from .core.node import Node
 from .core.skill import nearest
 
 PING_SECONDS: Final = 3.0
+ASKED_SECONDS: Final = 90.0
+"""Deadline of a call that names none, of a skill that a person may have to allow first."""
 
 
 class Verbs:
@@ -142,6 +144,8 @@ class Verbs:
         if spec:
             given = {**given, **arguments.read(skill, spec["inputSchema"], typed)}
         seconds = _optional(args, "seconds", int, float)
+        if seconds is None and (spec.get("effect") == "physical" or spec.get("consent") == "always"):
+            seconds = ASKED_SECONDS
         deadline = None if seconds is None else node.clock() + seconds
         if spec.get("streaming"):
             async for item in node.stream(skill, given, on=on, deadline=deadline):
@@ -151,8 +155,17 @@ class Verbs:
         def progress(fraction: float, note: str) -> None:
             talk.tell(progress=fraction, note=note)
 
+        def heard(event: Event) -> None:
+            fields = event.fields
+            if event.kind == "consent.asked" and (fields["skill"], fields["caller"]) == (skill, node.id):
+                talk.tell(asking=fields["request"], seconds=fields["seconds"])
+
         began = node.clock()
-        device, outcome, value = await node.invoke(skill, given, on=on, deadline=deadline, on_progress=progress)
+        stop = node.events.listen(heard)
+        try:
+            device, outcome, value = await node.invoke(skill, given, on=on, deadline=deadline, on_progress=progress)
+        finally:
+            stop()
         took = node.clock() - began
         return {"outcome": outcome, "value": value, "device": node.name_of(device), "seconds": took}
 

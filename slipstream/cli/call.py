@@ -31,6 +31,8 @@ def main(args: argparse.Namespace) -> int:
         for line in lines:
             if "item" in line:
                 _item(line["item"], args.json)
+            elif "asking" in line:
+                _asking(line, args.json)
             elif "progress" in line:
                 _progress(line, args.json)
             elif line.get("end"):
@@ -56,6 +58,13 @@ def _item(item: Any, as_json: bool) -> None:
         output.show_json({"item": item})
     else:
         output.value(item)
+
+
+def _asking(line: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        output.show_json({"asking": line["asking"], "seconds": line["seconds"]})
+    else:
+        output.note(f"a person must allow it within {output.duration(line['seconds'])}: slip consent list")
 
 
 def _progress(line: dict[str, Any], as_json: bool) -> None:

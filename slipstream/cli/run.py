@@ -75,6 +75,9 @@ def _live(line: dict[str, Any], as_json: bool) -> None:
     match event.get("kind"):
         case "step.started":
             output.progress(f"{step} on {on} ...")
+        case "step.asking":
+            output.progress("")
+            output.note(f"asking    {step:<16} {on} waits for a person: slip consent list")
         case "step.progress":
             output.progress(f"{step} on {on} {event['fraction']:4.0%}  {event['note']}")
         case "step.done":

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipstream.core.errors import ProtocolError
@@ -20,12 +20,15 @@ texts = st.text("abz é漢", max_size=20)
 whole = st.integers(0, 2**53 - 1)
 times = st.floats(0, 2.5e11)
 readable = st.builds(
-    lambda role, *rest: Statement("revoke" if role is None else "add", "root", "signer", *rest[:2], role, *rest[2:]),
+    lambda role, seq, subject, *rest: Statement(
+        "revoke" if role is None else "add", "root", "signer", seq, subject, role, *rest
+    ),
     st.sampled_from([None, *Role]), st.integers(1, 2**53 - 1), st.text("abz", min_size=1, max_size=40),
     texts, texts, st.none() | times, texts, whole, whole, times, st.binary(max_size=100), st.binary(max_size=100),
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(readable)
 def test_a_statement_is_the_same_after_its_way_over_the_wire(statement: Statement) -> None:
     again = Statement.from_wire(statement.to_wire())
@@ -65,6 +68,7 @@ def test_a_statement_is_refused_that_says_the_same_in_other_bytes() -> None:
         Statement.from_wire(msgpack.packb([body, b"", b""]))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=STATEMENT_LIMIT + 10) | st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(max_size=99),
     lambda inner: st.lists(inner, max_size=14) | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=20,
@@ -74,6 +78,7 @@ def test_what_is_no_statement_is_refused_as_one(data: bytes) -> None:
         Statement.from_wire(data)
 
 
+@settings(deadline=None)
 @given(readable, st.data())
 def test_a_statement_with_changed_bytes_is_refused_or_another_one(statement: Statement, data: Any) -> None:
     wire = bytearray(statement.to_wire())

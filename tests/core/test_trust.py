@@ -262,6 +262,7 @@ anything = st.builds(
 of_a_mesh = st.lists(anything, max_size=14).map(lambda some: [FIRST, say("a", 1, "b", OWNER), *some])
 
 
+@settings(deadline=None)
 @given(of_a_mesh, st.randoms(use_true_random=False), st.integers(1, 5))
 def test_any_order_doubling_and_split_comes_to_the_same(told: list[Statement], draw: Random, size: int) -> None:
     shuffled = told + draw.sample(told, len(told) // 2)
@@ -273,6 +274,7 @@ def test_any_order_doubling_and_split_comes_to_the_same(told: list[Statement], d
     assert set(new) == set(by_pieces.statements)
 
 
+@settings(deadline=None)
 @given(of_a_mesh, st.data())
 def test_parts_that_heard_different_things_are_of_one_mind_once_they_talk(told: list[Statement], data: Any) -> None:
     parts = [roster(*data.draw(st.lists(st.sampled_from(told)))) for _ in range(3)]
@@ -283,6 +285,7 @@ def test_parts_that_heard_different_things_are_of_one_mind_once_they_talk(told: 
     assert everything(parts[0]) == everything(parts[1]) == everything(parts[2])
 
 
+@settings(deadline=None)
 @given(of_a_mesh)
 def test_every_device_that_is_in_can_prove_it_to_who_knows_the_root_only(told: list[Statement]) -> None:
     known = roster(*told)
@@ -290,6 +293,7 @@ def test_every_device_that_is_in_can_prove_it_to_who_knows_the_root_only(told: l
         assert roots(known.vouch(member.id), member.id)
 
 
+@settings(deadline=None)
 @given(of_a_mesh, st.integers(1, 9), st.sampled_from([MEMBER, GUEST]))
 def test_nobody_who_is_out_comes_back_as_a_member_or_guest(told: list[Statement], number: int, role: Role) -> None:
     known = roster(*told)
@@ -298,6 +302,7 @@ def test_nobody_who_is_out_comes_back_as_a_member_or_guest(told: list[Statement]
     assert thrown_out(known) == out
 
 
+@settings(deadline=None)
 @given(of_a_mesh, st.lists(anything, max_size=6))
 def test_nothing_that_is_said_next_by_who_is_no_owner_now_lets_anybody_in_or_back_in(
     told: list[Statement], more: list[Statement]
@@ -352,7 +357,7 @@ def model(told: list[Statement]) -> tuple[dict[str, Role], set[str]]:
     return {subject: s.role for subject, s in best.items() if s.role is not None}, out
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(of_a_mesh)
 def test_the_roster_is_what_the_slow_model_says(told: list[Statement]) -> None:
     known = roster(*told)

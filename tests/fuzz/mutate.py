@@ -12,7 +12,23 @@ from typing import Any
 import msgpack
 
 _NUMBERS = (0, 1, -1, 2, 127, 255, 1024, 1025, 65536, 2**31, 2**32, 2**53, 2**63 - 1, 2**64 - 1, -(2**63))
-_ODD = (None, True, False, 0.0, -1.0, 1e300, float("nan"), float("inf"), "", b"", "\x00", "x" * 300, [], {}, [[]])
+_ODD: tuple[Any, ...] = (
+    None,
+    True,
+    False,
+    0.0,
+    -1.0,
+    1e300,
+    float("nan"),
+    float("inf"),
+    "",
+    b"",
+    "\x00",
+    "x" * 300,
+    [],
+    {},
+    [[]],
+)
 
 
 def split(data: bytes) -> list[bytes]:

@@ -40,7 +40,7 @@ def seeds() -> list[bytes]:
     """A peer's whole exchange, at once and one statement after the other."""
     story = [s.to_wire() for s in _story()]
     ids = [s.id for s in _story()]
-    hello = [Kind.HELLO, {"version": list(VERSION), "name": "x", "vouch": story[:4]}]
+    hello: list[Any] = [Kind.HELLO, {"version": list(VERSION), "name": "x", "vouch": story[:4]}]
     notes: list[dict[str, Any]] = [{"hash": b"h" * 16}, {"have": ids}, {"statements": story}]
     single = [{"statements": [s]} for s in reversed(story)]
     return [

@@ -2,7 +2,7 @@
 
 A target is a module beside this one: `seeds()` gives inputs that are right, `check(data)` lets our errors pass and
 raises whatever should not be. Ends with 0 if nothing was found, and the memory did not grow; a finding is written to
-`fuzz-NAME-*` in the current folder, and `--again FILE` shows it.
+`build/fuzz-NAME-*`, and `--again FILE` shows it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from random import Random
 
 from mutate import mutated
 
-TARGETS = ("wire", "session", "roster")
+TARGETS = sorted({path.stem for path in Path(__file__).parent.glob("*.py")} - {"mutate", "run", "test_corpus"})
 INPUT_LIMIT = 1 << 16
 """Bytes of one input."""
 GROWTH_LIMIT = 96
@@ -55,12 +55,13 @@ def fuzz(name: str, seconds: int) -> None:
             return bytes(atheris.Mutate(data, size))
         return mutated(data, draw, min(size, INPUT_LIMIT))
 
+    Path("build").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="slipstream-fuzz-") as corpus:
         for number, seed in enumerate(seeds):
             (Path(corpus) / f"seed-{number}").write_bytes(seed)
         flags = [
             f"-max_total_time={seconds}", f"-max_len={INPUT_LIMIT}", f"-rss_limit_mb={allowed}", f"-timeout={SLOWEST}",
-            f"-artifact_prefix=fuzz-{name}-", "-print_final_stats=1", "-verbosity=1",
+            f"-artifact_prefix=build/fuzz-{name}-", "-print_final_stats=1", "-verbosity=1",
         ]  # fmt: skip
         atheris.Setup([sys.argv[0], *flags, corpus], target.check, custom_mutator=change)
         atheris.Fuzz()

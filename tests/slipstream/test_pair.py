@@ -366,7 +366,9 @@ def test_the_last_owner_is_not_thrown_out(said: Any, phone: Path, tmp_path: Path
     assert said("revoke", "phone", "--yes", "--state", phone)[0] == 0
 
 
-def test_an_owner_gives_itself_a_new_key_and_a_member_needs_its_daemon_for_one(said: Any, phone: Path, tmp_path: Path) -> None:
+def test_an_owner_gives_itself_a_new_key_and_a_member_needs_its_daemon_for_one(
+    said: Any, phone: Path, tmp_path: Path
+) -> None:
     before = Identity.load(phone).id
     code, answer = said("rotate", "--state", phone)
     assert code == 0
