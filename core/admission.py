@@ -27,6 +27,10 @@ CSR_LIMIT: Final = 4096
 """Bytes of a request for a certificate."""
 HELD_LIMIT: Final = 4096
 """Statements that may wait for their signatures to be checked."""
+PEER_LIMIT: Final = 1024
+"""Those of one peer among them."""
+ANSWERS_LIMIT: Final = 32
+"""Answers about the roster that one peer gets in a second."""
 CHAFF_SECONDS, CHAFF_LIMIT = 1.0, 64.0
 """How long statements of a device are ignored after some that counted for nothing; each time twice as long."""
 
@@ -69,11 +73,13 @@ class Admission:
     ) -> None:  # fmt: skip
         self._me, self._keeper, self._events = me, keeper, events
         self._clock, self._wall, self._send, self._peers, self._changed = clock, wall, send, peers, changed
-        self._held: dict[bytes, tuple[str, bytes]] = {}
+        self._held: dict[tuple[str, bytes], bytes] = {}  # by sender too: a forged copy must not displace the right one
         self._more = anyio.Event()
         self._taken = anyio.Event()
+        self._begun = self._ended = 0
         self._chaff: dict[str, tuple[float, float]] = {}
         self._renewed: set[str] = set()
+        self._answered: dict[str, tuple[float, int]] = {}
         self._ids = set(keeper.roster.ids())
         self._here = {m.id for m in keeper.roster.members()}
 
@@ -108,13 +114,15 @@ class Admission:
         return min((m.until - now for m in self.roster.members() if m.until is not None and m.until > now), default=inf)
 
     async def hear_out(self, device: str, hello: Mapping[str, Any]) -> None:
-        """Look at what a device shows that is not known here.
+        """Look at what a device shows that is not known here: who let it in, and nothing else.
 
         Raises:
-            SlipError: it is not of this mesh.
+            SlipError: it is not of this mesh, or was thrown out.
         """
+        if self.roster.revoked(device):
+            self.check(device)
         try:
-            self.hold(device, read_vouch(hello))
+            self.hold(device, read_vouch(hello), adds_only=True)
         except (TypeError, ValueError) as error:
             raise ProtocolError("a vouch cannot be read", str(error)) from None
         await self.settled()
@@ -148,42 +156,64 @@ class Admission:
         """A peer tells of its roster.
 
         Raises:
-            KeyError, TypeError, ValueError: it cannot be read.
+            ProtocolError, TypeError, ValueError: it cannot be read, or asks for too much.
         """
         if (digest := content.get("hash")) is not None and digest != self.roster.digest:
+            self._count_answer(peer)
             self._send(peer, {"have": self.roster.ids()})
         if (have := content.get("have")) is not None:
-            self._give(peer, self.roster.lacking([bytes(i) for i in have]))
+            self._count_answer(peer)
+            self._give(peer, self.roster.lacking(have))
         if (statements := content.get("statements")) is not None:
+            if not isinstance(statements, list) or len(statements) > BATCH:
+                raise ProtocolError("statements that cannot be read", f"{BATCH} may come at once")
             self.hold(peer, statements)
+
+    def _count_answer(self, peer: str) -> None:
+        """An answer is as large as the roster: nobody needs many."""
+        now = self._clock()
+        since, count = self._answered.get(peer, (now, 0))
+        if now - since > 1.0:
+            since, count = now, 0
+        if len(self._answered) > HELD_LIMIT:
+            self._answered.clear()
+        self._answered[peer] = since, count + 1
+        if count >= ANSWERS_LIMIT:
+            raise ProtocolError(
+                "the peer asks for the roster too often", f"more than {ANSWERS_LIMIT} times in a second"
+            )
 
     def _give(self, peer: str, statements: list[Statement]) -> None:
         wire = [s.to_wire() for s in statements]
         for at in range(0, len(wire), BATCH):
             self._send(peer, {"statements": wire[at : at + BATCH]})
 
-    def hold(self, peer: str, statements: Iterable[Any]) -> int:
+    def hold(self, peer: str, statements: Iterable[Any], *, adds_only: bool = False) -> int:
         """Statements came; those that are new wait for their signatures to be checked. How many are.
+
+        `adds_only` for what a stranger shows: it may say who let it in, and throws nobody out.
 
         Raises:
             ProtocolError, TypeError: one cannot be read.
         """
         if self._clock() < self._chaff.get(peer, (-inf, 0.0))[0]:
             return 0
-        read = [Statement.from_wire(bytes(s)) for s in statements]
+        read = [Statement.from_wire(s) for s in statements]
         have, new = set(self.roster.ids()), 0
+        room = min(HELD_LIMIT - len(self._held), PEER_LIMIT - sum(sender == peer for sender, _ in self._held))
         for statement in read:
-            if statement.id in have or len(self._held) >= HELD_LIMIT:
+            if statement.id in have or new >= room or (adds_only and statement.kind != "add"):
                 continue
-            new += statement.id not in self._held
-            self._held.setdefault(statement.id, (peer, statement.to_wire()))
+            new += (peer, statement.id) not in self._held
+            self._held.setdefault((peer, statement.id), statement.to_wire())
         if new:
             self._more.set()
         return new
 
     async def settled(self) -> None:
-        """Wait until what is held now was checked."""
-        if self._held:
+        """Wait until what came so far was checked."""
+        last = self._begun + bool(self._held)
+        while self._ended < last:
             await self._taken.wait()
 
     async def run(self) -> None:
@@ -194,16 +224,18 @@ class Admission:
                 await self._more.wait()
                 continue
             batch, self._held = self._held, {}
+            self._begun += 1
             try:
-                await self._keeper.take([wire for _, wire in batch.values()])
+                await self._keeper.take(list(batch.values()))
             except SlipError as error:
                 self._events.tell("warning", what="news of the roster could not be taken", why=str(error),
                                   hint=error.hint)  # fmt: skip
-            kept = set(self.roster.ids())
-            for peer in {peer for peer, _ in batch.values()}:
-                if not any(sender == peer and i in kept for i, (sender, _) in batch.items()):
+            else:
+                kept = set(self.roster.ids())
+                for peer in {peer for peer, _ in batch} - {peer for peer, i in batch if i in kept}:
                     self._ignore(peer)
             self.changed()
+            self._ended = self._begun
             taken, self._taken = self._taken, anyio.Event()
             taken.set()
 

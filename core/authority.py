@@ -148,11 +148,7 @@ def settle(folder: Path, asked: Request, admitted: Admitted) -> None:
 
 def shown(asked: Request) -> bytes:
     """A certificate (PEM) by which a newcomer that listens proves its key, signed by nobody but that key."""
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    key = load_pem_private_key(asked.key, None)
-    assert isinstance(key, EllipticCurvePrivateKey)
+    key = _key_of(asked.key)
     return _pem(_certificate(_name(asked.id), key.public_key(), key, _name(asked.id), ca=False))
 
 
@@ -240,15 +236,19 @@ class Authority:
         return Admitted(certificate, owner, self.identity.root.read_bytes(), everything)
 
     def revoke(self, device: str) -> Statement:
-        """Throw a device out, for ever: what it said so far counts, nothing that it says from now on.
+        """Throw a device out, for ever. What an owner had said before counts no more; this one says it again.
 
         Raises:
-            UsageError: it is not of this mesh.
+            UsageError: it is not of this mesh, or this device itself.
         """
+        if device == self.identity.id:
+            raise UsageError("a device does not throw itself out", "another owner would have to say so",
+                             "slip pair revoke, on another owner")  # fmt: skip
         with self._file.held() as roster:
             if roster.member(device) is None:
                 raise UsageError(f"{short(device)} is not of this mesh", "", "slip pair roster")
-            statement = self._add(roster, "revoke", device, last=roster.next_seq(device) - 1)
+            self._require_owner(roster)
+            statement = _throw_out(self._key, roster, device)
             self._file.write(roster)
         return statement
 
@@ -271,7 +271,7 @@ class Authority:
         with self._file.held() as roster:  # nothing of it is written before the new key is whole
             me = roster.admitted(self.identity.id, time.time())
             admitted = self._admit(roster, asked.csr, name=me.name, kind=me.kind, role=me.role)
-            self._add(roster, "revoke", self.identity.id, last=roster.next_seq(self.identity.id) - 1)
+            _throw_out(_key_of(asked.key), roster, me.id)
             statements = [s.to_wire() for s in roster.statements]
             replace_identity(self._folder, asked, replace(admitted, statements=statements))
         return Identity.load(self._folder)
@@ -280,10 +280,16 @@ class Authority:
         return _owner_name(self.identity.id)
 
     def _add(self, roster: Roster, kind: Literal["add", "revoke"], device: str, **more: Any) -> Statement:
+        self._require_owner(roster)
         statement = _signed(self._key, roster, kind, device, **more)
-        if roster.member(self.identity.id) is None or not roster.merge([statement]):
-            raise UsageError("this device is no owner of its mesh any more", "", "slip pair roster")
+        if not roster.merge([statement]):
+            raise UsageError("the roster is full", f"it holds {len(roster.statements)} statements", "make a new mesh")
         return statement
+
+    def _require_owner(self, roster: Roster) -> None:
+        me = roster.member(self.identity.id)
+        if me is None or me.role is not Role.OWNER:
+            raise UsageError("this device is no owner of its mesh any more", "", "slip pair roster")
 
 
 def replace_identity(folder: Path, asked: Request, admitted: Admitted) -> None:
@@ -312,10 +318,27 @@ def admit_here(
     return Identity.load(folder)
 
 
+def _throw_out(key: EllipticCurvePrivateKey, roster: Roster, device: str) -> Statement:
+    """Revoke a device with the key of an owner, who says again what the revoked one had said and is to stand."""
+    me = id_of_spki(_spki(key.public_key()))
+    members, revokes = roster.members(), roster.revokes()
+    statement = _signed(key, roster, "revoke", device, keeps=roster.stands_on(me, device))
+    roster.merge([statement])
+    for old in revokes:
+        if not roster.revoked(old.subject):
+            roster.merge([_signed(key, roster, "revoke", old.subject, keeps=old.keeps)])
+    for m in sorted(members, key=lambda m: m.role is not Role.OWNER):  # an owner's word stands again with the owner
+        now = roster.member(m.id)
+        if m.id != device and (now is None or replace(now, by=m.by) != m):
+            roster.merge([_signed(key, roster, "add", m.id, role=m.role, name=m.name, device_kind=m.kind, until=m.until,
+                                  profile=m.profile, number=roster.next_number(m.id))])  # fmt: skip
+    return statement
+
+
 def _signed(
     key: EllipticCurvePrivateKey, roster: Roster, kind: Literal["add", "revoke"], subject: str, *,
     role: Role | None = None, name: str = "", device_kind: str = "", until: float | None = None, profile: str = "",
-    number: int = 0, last: int = 0, clock: Callable[[], float] = time.time,
+    number: int = 0, keeps: bytes = b"", clock: Callable[[], float] = time.time,
 ) -> Statement:  # fmt: skip
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.hashes import SHA256
@@ -325,7 +348,7 @@ def _signed(
     statement = Statement(
         kind=kind, mesh=roster.mesh, signer=signer, seq=roster.next_seq(signer), subject=subject, role=role,
         name=clean(name), device_kind=clean(device_kind), until=until, profile=clean(profile),
-        number=number, last=last, at=float(int(clock())), spki=spki, signature=b"",
+        number=number, keeps=keeps, at=float(int(clock())), spki=spki, signature=b"",
     )  # fmt: skip
     return replace(statement, signature=key.sign(statement.body, ec.ECDSA(SHA256())))
 
@@ -414,6 +437,15 @@ def _key_pem(key: EllipticCurvePrivateKey) -> bytes:
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _key_of(pem: bytes) -> EllipticCurvePrivateKey:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    key = load_pem_private_key(pem, None)
+    assert isinstance(key, EllipticCurvePrivateKey)
+    return key
 
 
 def _load_key(path: Path) -> EllipticCurvePrivateKey:

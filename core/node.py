@@ -2,6 +2,7 @@
 
 Everything it waits for is pushed: bytes from links, deadlines from one heap, suggestions of addresses. It knows
 transports only as `link.Transport`, and addresses to try only as `Candidates` (see transports/discovery.py).
+One file because it is one wiring: whatever one part tells another goes through here, and nothing else does.
 """
 
 from __future__ import annotations

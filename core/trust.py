@@ -4,14 +4,14 @@ Laws:
 - A roster is a set of statements. In whatever order, however often and from whomever they come, the same set says the
   same; nothing is ever taken back but by a statement more.
 - A statement counts if its signer is the root, which signs the first owner in and is forgotten then, or an owner whose
-  own admission counts and who was not revoked before it: a revoke names the last of the revoked one's statements that
-  counts, and wins for ever over every admission of that key.
+  own admission counts and who was not revoked. A revoke wins for ever over every admission of that key, and voids all
+  that the revoked owner ever said: whoever has its key could sign an old-looking statement at any time. What is to
+  stand, the revoker says again; only the one statement that it stands on itself it may name as kept.
 - What is in doubt counts against whom it is about. Owners who revoke each other, neither knowing of the other's revoke,
   are all out, and so is whom they revoked; whom they let in after that is not in. (Of the well-founded model of Van
   Gelder, Ross and Schlipf 1991, the revokes that are true or undecided, and the admissions that are true.) So nothing
   that is said by somebody who is no owner now lets anybody in, or back in.
-- A revoke that would undo what made its own signer an owner counts for nothing; so does one of oneself, unless it is
-  the last thing that one says.
+- A revoke that would undo what made its own signer an owner counts for nothing; so does one of oneself.
 """
 
 from __future__ import annotations
@@ -32,11 +32,14 @@ STATEMENT_LIMIT: Final = 1024
 """Bytes of a statement."""
 ROSTER_LIMIT, WAITING_LIMIT = 4096, 1000
 """Statements that a roster holds, and those among them whose signer nobody has let in yet."""
+REVOKES_LIMIT: Final = 1024
+"""Revokes beyond that: an owner who fills the roster can still be thrown out."""
 VOUCH_LIMIT: Final = 32
 """Statements that vouch for a device at most: they must fit into its HELLO."""
 _ROUNDS: Final = 16
 """How deep revokes of revokers of revokers are looked into, in twos; deeper ones count, whoever made them up."""
 _TAG: Final = "slipstream-statement/1"
+_ID: Final = 16
 _END_OF_TIME: Final = 253_402_300_800.0
 """The year 10000, which calendars do not have."""
 
@@ -57,7 +60,7 @@ class Statement:
     """That a key is of the mesh (`add`), or is not any more (`revoke`), signed by the key `signer`.
 
     `seq` counts the signer's statements; `number` the admissions of the subject, of which the highest says what it is;
-    `last` is the last `seq` of a revoked subject that counts; `at` is for people only, clocks prove nothing.
+    `keeps` is the id of the one statement of a revoked subject that still counts, if any; `at` is for people only, clocks prove nothing.
     """
 
     kind: Literal["add", "revoke"]
@@ -71,7 +74,7 @@ class Statement:
     until: float | None
     profile: str
     number: int
-    last: int
+    keeps: bytes
     at: float
     spki: bytes
     """The signer's public key (DER), which `signer` is the hash of."""
@@ -83,7 +86,7 @@ class Statement:
         """What is signed."""
         fields = [
             _TAG, self.kind, self.mesh, self.signer, self.seq, self.subject, self.role and self.role.value, self.name,
-            self.device_kind, self.until, self.profile, self.number, self.last, self.at,
+            self.device_kind, self.until, self.profile, self.number, self.keeps, self.at,
         ]  # fmt: skip
         packed: bytes = msgpack.packb(fields)
         return packed
@@ -91,7 +94,7 @@ class Statement:
     @cached_property
     def id(self) -> bytes:
         """Names this statement: equal ids, equal meaning."""
-        return sha256(self.body).digest()[:16]
+        return sha256(self.body).digest()[:_ID]
 
     def to_wire(self) -> bytes:
         """The statement with what proves it."""
@@ -115,20 +118,23 @@ class Statement:
         if len(data) > STATEMENT_LIMIT:
             raise ValueError(f"{len(data)} bytes; {STATEMENT_LIMIT} are allowed")
         body, spki, signature = _unpack(data, (bytes, bytes, bytes))
-        tag, kind, mesh, signer, seq, subject, role, name, device_kind, until, profile, number, last, at = _unpack(
-            body, (str, str, str, str, int, str, (str, type(None)), str, str, (float, type(None)), str, int, int, float)
+        tag, kind, mesh, signer, seq, subject, role, name, device_kind, until, profile, number, keeps, at = _unpack(
+            body,
+            (str, str, str, str, int, str, (str, type(None)), str, str, (float, type(None)), str, int, bytes, float),
         )
         if tag != _TAG or kind not in ("add", "revoke") or (kind == "add") != (role is not None):
             raise ValueError("it is of another version")
         for text in (mesh, signer, subject, name, device_kind, profile):
             if clean(text) != text:
                 raise ValueError("a text that is too long, or cannot be shown")
-        if not all(0 <= n < 2**53 for n in (seq, number, last)) or not seq or not subject:
+        if not all(0 <= n < 2**53 for n in (seq, number)) or not seq or not subject:
             raise ValueError("a number out of its range")
+        if len(keeps) not in (0, _ID) or (keeps and kind == "add"):
+            raise ValueError("what is kept is no id")
         if not all(0 <= time < _END_OF_TIME for time in (at, 0.0 if until is None else until)):
             raise ValueError("a time out of its range")
         made = cls(kind, mesh, signer, seq, subject, None if role is None else Role(role), name, device_kind, until,
-                   profile, number, last, at, spki, signature)  # fmt: skip
+                   profile, number, keeps, at, spki, signature)  # fmt: skip
         if made.body != body:
             raise ValueError("it is not written in the one way that statements are")
         return made
@@ -171,6 +177,7 @@ class Roster:
         self._chosen: dict[str, Statement] = {}
         self._way: dict[str, Statement] = {}
         self._revoked: set[str] = set()
+        self._effective: set[bytes] = set()
         self._last: dict[str, int] = {}
         self._digest: bytes | None = None
 
@@ -198,8 +205,8 @@ class Roster:
         ready = [s for signer in by_signer.keys() & owners for s in by_signer.pop(signer)]
         while ready:
             statement = ready.pop()
-            if len(self._known) >= ROSTER_LIMIT:
-                return
+            if len(self._known) >= ROSTER_LIMIT + (REVOKES_LIMIT if statement.kind == "revoke" else 0):
+                continue  # it waits, and others may fit
             del self._waiting[statement.id]
             self._known[statement.id] = statement
             self._last[statement.signer] = max(self._last.get(statement.signer, 0), statement.seq)
@@ -220,6 +227,7 @@ class Roster:
                 break
         counting = self._counting(effective)
         self._revoked = {r.subject for r in effective}
+        self._effective = {r.id for r in effective}
         self._way = _ways(counting.values())
         self._chosen, self._members = {}, {}
         for statement in counting.values():
@@ -232,34 +240,30 @@ class Roster:
             self._members[subject] = Member(subject, s.name, s.device_kind, s.role, s.until, s.profile, s.signer)
 
     def _holds(self, revoke: Statement, way: dict[str, Statement]) -> bool:
-        """Whether who says it is still an owner if it counts, and says it last if it is out itself then."""
+        """Whether who says it is still an owner if it counts."""
         if revoke.signer == revoke.subject:
-            return revoke.last == revoke.seq - 1
+            return False
         at = revoke.signer
         while at != self.mesh:
             made = way[at]
-            if made.signer == revoke.subject and made.seq > revoke.last:
+            if made.signer == revoke.subject and made.id != revoke.keeps:
                 return revoke.id in self._counting([revoke])  # it may be an owner by another way too
             at = made.signer
         return True
 
     def _counting(self, revokes: list[Statement]) -> dict[bytes, Statement]:
         """The statements that count if exactly these revokes do, by id; those of the root's nearest owners first."""
-        by_others: dict[str, int] = {}
-        by_itself: dict[str, int] = {}
+        kept: dict[str, set[bytes]] = {}
         for revoke in revokes:
-            until = by_itself if revoke.signer == revoke.subject else by_others
-            until[revoke.subject] = min(revoke.last, until.get(revoke.subject, revoke.last))
+            kept[revoke.subject] = kept.get(revoke.subject, {revoke.keeps}) & {revoke.keeps}
         by_signer: dict[str, list[Statement]] = {}
         for statement in self._known.values():
             by_signer.setdefault(statement.signer, []).append(statement)
         counting: dict[bytes, Statement] = {}
         owners = [self.mesh]
         for owner in owners:
-            last, last_own = by_others.get(owner, 2**53), by_itself.get(owner, 2**53)
             for statement in by_signer.pop(owner, ()):
-                leaves = statement.kind == "revoke" and statement.subject == owner and statement.seq == last_own + 1
-                if statement.seq <= last and (statement.seq <= last_own or leaves):
+                if owner not in kept or statement.id in kept[owner]:
                     counting[statement.id] = statement
                     if statement.role is Role.OWNER:
                         owners.append(statement.subject)
@@ -306,6 +310,14 @@ class Roster:
             chain.append(statement)
             statement = None if statement.signer == self.mesh else self._way[statement.signer]
         return chain[::-1]
+
+    def stands_on(self, device: str, revoked: str) -> bytes:
+        """The id of the statement of `revoked` that an owner's own admission stands on; empty if there is none."""
+        return next((s.id for s in self.vouch(device) if s.signer == revoked), b"")
+
+    def revokes(self) -> list[Statement]:
+        """The revokes that count."""
+        return [s for s in self._known.values() if s.kind == "revoke" and s.id in self._effective]
 
     def next_seq(self, signer: str) -> int:
         """What the signer's next statement is numbered."""

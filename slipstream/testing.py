@@ -69,22 +69,20 @@ class Friends:
             self.add(owner)
 
     def add(self, device: str, role: Role = Role.OWNER, *, until: float | None = None, profile: str = "") -> None:
-        """Let a device in, or change what it is; the first one must be an owner."""
-        members = self.roster.members()
-        signer = members[0].id if members else self._root
+        """Let a device in, or change what it is."""
         number = 1 + sum(s.kind == "add" and s.subject == device for s in self.roster.statements)
-        self._say("add", signer, device, role=role, until=until, profile=profile, number=number)
+        self._say("add", self._root, device, role=role, until=until, profile=profile, number=number)
 
     def revoke(self, device: str, by: str = "") -> None:
         """Throw a device out."""
         by = by or next(m.id for m in self.roster.members() if m.id != device)
-        self._say("revoke", by, device, last=self.roster.next_seq(device) - 1)
+        self._say("revoke", by, device)
 
     def _say(self, kind: Any, signer: str, device: str, *, role: Role | None = None, until: float | None = None,
-             profile: str = "", number: int = 0, last: int = 0) -> None:  # fmt: skip
+             profile: str = "", number: int = 0) -> None:  # fmt: skip
         self.roster.merge([Statement(
             kind=kind, mesh=self._root, signer=signer, seq=self.roster.next_seq(signer), subject=device, role=role,
-            name=device, device_kind=device, until=until, profile=profile, number=number, last=last, at=0.0, spki=b"",
+            name=device, device_kind=device, until=until, profile=profile, number=number, keeps=b"", at=0.0, spki=b"",
             signature=b"",
         )])  # fmt: skip
 

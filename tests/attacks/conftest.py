@@ -259,6 +259,11 @@ class House:
                 raise AssertionError(f"{what}: it did not come to that\n{logs}") from None
         return found
 
+    def hear(self) -> None:
+        """Take in what was told so far."""
+        while not self._queue.empty():
+            self.told.append(self._queue.get())
+
     async def waits(self, true: Callable[[], Any], what: str) -> Any:
         """`until`, for a test that runs a device of its own meanwhile."""
         return await anyio.to_thread.run_sync(partial(self.until, true, what))
@@ -329,18 +334,20 @@ class Turned:
         transport = Remembered(identity)
         node = Node(identity.id, state.parent.name, "tablet", transports=[transport], trust=RosterKeeper(state),
                     policy=testing.Rules())  # fmt: skip
-        async with anyio.create_task_group() as group:
-            await group.start(node.run)
-            try:
-                for friend in friends:
-                    await self.meet(node, friend)
-                yield node
-            finally:
-                node.stop()
-        for link in transport.links:
-            link.abort()
-        for _ in range(3):
-            await anyio.lowlevel.checkpoint()
+        try:
+            async with anyio.create_task_group() as group:
+                await group.start(node.run)
+                try:
+                    for friend in friends:
+                        await self.meet(node, friend)
+                    yield node
+                finally:
+                    node.stop()
+        finally:
+            for link in transport.links:
+                link.abort()
+            for _ in range(3):
+                await anyio.lowlevel.checkpoint()
 
     async def meet(self, node: Node, device: Device) -> None:
         """Have a link with a device and know what it offers."""

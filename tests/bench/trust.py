@@ -51,7 +51,7 @@ def mesh(folder: Path) -> tuple[Identity, Roster]:
         say(draw.randrange(OWNERS), "add", device, role=Role.GUEST if guest else Role.MEMBER, name="a device",
             device_kind="phone", until=9e9 if guest else None, number=1)  # fmt: skip
     for device in [*draw.sample(devices, REVOKED - OWNERS_REVOKED), *owners[-OWNERS_REVOKED:]]:
-        say(0, "revoke", device, last=roster.next_seq(device) - 1)
+        say(0, "revoke", device)
     file.write(roster)
     return me, roster
 

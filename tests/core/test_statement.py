@@ -14,17 +14,18 @@ from hypothesis import strategies as st
 from slipstream.core.errors import ProtocolError
 from slipstream.core.trust import STATEMENT_LIMIT, Role, Statement
 
-EXAMPLE = Statement("add", "root", "root", 1, "a", Role.OWNER, "phone", "phone", None, "", 1, 0, 0.0, b"", b"")
+EXAMPLE = Statement("add", "root", "root", 1, "a", Role.OWNER, "phone", "phone", None, "", 1, b"", 0.0, b"", b"")
 
 texts = st.text("abz é漢", max_size=20)
 whole = st.integers(0, 2**53 - 1)
 times = st.floats(0, 2.5e11)
 readable = st.builds(
-    lambda role, seq, subject, *rest: Statement(
-        "revoke" if role is None else "add", "root", "signer", seq, subject, role, *rest
+    lambda role, seq, subject, name, kind, until, profile, number, keeps, *rest: Statement(
+        "revoke" if role is None else "add", "root", "signer", seq, subject, role, name, kind, until, profile, number,
+        keeps if role is None else b"", *rest,
     ),
     st.sampled_from([None, *Role]), st.integers(1, 2**53 - 1), st.text("abz", min_size=1, max_size=40),
-    texts, texts, st.none() | times, texts, whole, whole, times, st.binary(max_size=100), st.binary(max_size=100),
+    texts, texts, st.none() | times, texts, whole, st.sampled_from([b"", b"k" * 16]), times, st.binary(max_size=100), st.binary(max_size=100),
 )  # fmt: skip
 
 
@@ -48,7 +49,7 @@ def test_who_signed_is_not_part_of_what_a_statement_is_called() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"seq": 0}, {"seq": 2**53}, {"seq": -1}, {"seq": True}, {"seq": 1.0}, {"number": -1}, {"last": 2**64 - 1},
+        {"seq": 0}, {"seq": 2**53}, {"seq": -1}, {"seq": True}, {"seq": 1.0}, {"number": -1}, {"keeps": b"short"}, {"keeps": b"k" * 16},
         {"subject": ""}, {"subject": "x" * 65}, {"name": "a\x00b"}, {"name": "\u202eevil"}, {"profile": b"valet"},
         {"at": math.nan}, {"at": math.inf}, {"at": -1.0}, {"at": 1e300}, {"at": 0}, {"until": math.nan},
         {"until": math.inf}, {"until": 1e12}, {"until": -1.0}, {"until": 5}, {"kind": "revoke"}, {"kind": "own"},

@@ -20,7 +20,7 @@ _UNREADABLE = (KeyError, TypeError, ValueError, AttributeError)
 
 
 def _said(signer: str, seq: int, subject: str, role: Role | None, **more: Any) -> Statement:
-    fields = {"name": subject, "device_kind": "car", "until": None, "profile": "", "number": 1, "last": 0, "at": 0.0}
+    fields = {"name": subject, "device_kind": "car", "until": None, "profile": "", "number": 1, "keeps": b"", "at": 0.0}
     return Statement(kind="revoke" if role is None else "add", mesh=MESH, signer=signer, seq=seq, subject=subject,
                      role=role, spki=b"key of " + signer.encode(), signature=b"s", **(fields | more))  # fmt: skip
 
@@ -31,7 +31,7 @@ def _story() -> list[Statement]:
     return [
         _said(MESH, 1, "a", owner), _said("a", 1, "b", owner), _said("a", 2, "c", owner), _said("b", 1, "d", owner),
         _said("b", 2, "a", owner, number=2), _said("c", 1, "m", Role.MEMBER), _said("d", 1, "g", Role.GUEST, until=9e9),
-        _said("c", 2, "d", None, last=1), _said("d", 2, "c", None, last=1), _said("a", 3, "a", None, last=2),
+        _said("c", 2, "d", None), _said("d", 2, "c", None), _said("a", 3, "a", None),
         _said("b", 3, "m", None), _said("b", 4, "c", owner, number=3), _said("z", 1, "y", owner),
     ]  # fmt: skip
 

@@ -363,7 +363,10 @@ def test_the_last_owner_is_not_thrown_out(said: Any, phone: Path, tmp_path: Path
     assert code == 2
     assert "the last owner" in answer["error"]["what"]
     authority.admit_here(phone, tmp_path / "hub", "hub", "hub", role=Role.OWNER)
-    assert said("revoke", "phone", "--yes", "--state", phone)[0] == 0
+    code, answer = said("revoke", "phone", "--yes", "--state", phone)
+    assert code == 2
+    assert "throw itself out" in answer["error"]["what"]
+    assert said("revoke", "phone", "--yes", "--state", tmp_path / "hub")[0] == 0
 
 
 def test_an_owner_gives_itself_a_new_key_and_a_member_needs_its_daemon_for_one(
