@@ -163,8 +163,8 @@ class Executor:
         """What a step came to in a former life of this device."""
         armed.spec = self._catalogue.specs.get(armed.skill)
         if armed.spec is None:  # nobody can say any more what in it is private
-            armed.error = SkillFailed(f"the result of {armed.step} stays here", f"{armed.skill} is not offered any more",
-                                      skill=armed.skill)  # fmt: skip
+            why = f"{armed.skill} is not offered any more"
+            armed.error = SkillFailed(f"the result of {armed.step} stays here", why, skill=armed.skill)
             armed.state = Outcome.FAILED.value
             return
         armed.private = self._journal.is_private(armed.key)
@@ -405,9 +405,10 @@ class Executor:
             Denied: it goes into an argument that does not promise to keep it.
         """
         item = plans.Ref.parse(armed.for_each["$ref"]) if armed.for_each and "$ref" in armed.for_each else None
-        for field, ref in plans.refs_with_fields(armed.args, armed.when, armed.for_each):
-            source, path = (item.source, (*item.path, "0", *ref.path)) if ref.source == "item" and item else (
-                ref.source, ref.path)  # fmt: skip
+        for place, ref in plans.refs_with_fields(armed.args, armed.when, armed.for_each):
+            source, path = ref.source, ref.path
+            if source == "item" and item is not None:
+                source, path = item.source, (*item.path, "0", *ref.path)
             made = run.steps.get(source)
             if made is None or made.spec is None:
                 continue
@@ -417,10 +418,12 @@ class Executor:
             if not hidden and not (made.private and found is not None):
                 continue
             armed.private = True
-            if field and not self._gate.keeps(spec, field, found if hidden else None):
-                raise Denied(f"{armed.step}: {'.'.join(field)} may not have that", f"what {made.skill} gives there never "
-                             f"leaves its device, and {spec.name} does not promise to keep it",
-                             "give it to an argument that is labelled: slip skills show", step=armed.step)  # fmt: skip
+            if place and not self._gate.keeps(spec, place, found if hidden else None):
+                raise Denied(
+                    f"{armed.step}: {'.'.join(place)} may not have that",
+                    f"what {made.skill} gives there never leaves its device, and {spec.name} does not promise to keep it",
+                    "give it to an argument that is labelled: slip skills show", step=armed.step,
+                )  # fmt: skip
 
     async def _each(self, one: Callable[[int], Awaitable[None]], count: int, at_once: int) -> None:
         failed: list[SlipError] = []

@@ -27,7 +27,7 @@ from .dispatch import Dispatch
 from .errors import LinkLost, SlipError, UsageError
 from .events import Event, Events
 from .execute import Executor
-from .gate import Caller, Gate, PolicySource
+from .gate import Gate, PolicySource
 from .gauge import Gauge
 from .invoke import Guard, Invoker
 from .journal import Journal
@@ -254,7 +254,8 @@ class Node(Calls):
 
     def _begin_trust(self) -> None:
         self.admission = Admission(
-            self.id, self._trust, self.events, self.clock, self.wall, partial(self._tell, "slip.roster"), lambda: self.links.up,
+            self.id, self._trust, self.events, self.clock, self.wall, partial(self._tell, "slip.roster"),
+            lambda: self.links.up,
             self._roster_changed,
         )  # fmt: skip
         self.events.listen(self._audit_answer)
@@ -263,7 +264,8 @@ class Node(Calls):
             partial(self._tell, "slip.consent"), self._people, self._may_answer, self.name_of,
         )  # fmt: skip
         self.gate = Gate(
-            self.id, self.admission, self._policy, self._driving, consents, Handles(self.id, secrets.token_bytes), self.audit, self.events,
+            self.id, self.admission, self._policy, self._driving, consents, Handles(self.id, secrets.token_bytes),
+            self.audit, self.events,
             self.wall,
         )  # fmt: skip
 

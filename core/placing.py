@@ -32,8 +32,8 @@ def pins(
             ]  # fmt: skip
             if not able:
                 names = " and ".join(sorted({skills[s] for s in group}))
-                raise NoDevice(f"no device can run {names} together", "what one gives the other may not leave its device",
-                               "slip skills list", step=open_steps[0] if open_steps else None)  # fmt: skip
+                why, step = "what one gives the other may not leave its device", open_steps[0] if open_steps else None
+                raise NoDevice(f"no device can run {names} together", why, "slip skills list", step=step)
             there = {min(able, key=lambda d: sum(_seconds(costs, skills[s], d) for s in open_steps)).id}
         found.update(dict.fromkeys(group, next(iter(there))))
     return found

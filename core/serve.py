@@ -104,10 +104,11 @@ class Server:
             opened = self._gate.open(spec, args)
             if opened is not args:
                 caller = replace(caller, private=True)
+            send_item = partial(self._send_item, peer, stream, spec, caller.private)
             outcome, value = await self._invoker.invoke(
                 spec, opened, key=key, caller=caller, deadline=None if serving.deadline == inf else serving.deadline,
                 on_progress=partial(peer.progress, stream),
-                on_item=partial(self._send_item, peer, stream, spec, caller.private) if peer.reads(stream) and not key else None,
+                on_item=send_item if peer.reads(stream) and not key else None,
             )  # fmt: skip
         except SlipError as error:
             peer.fail(stream, error)

@@ -60,7 +60,8 @@ class Statement:
     """That a key is of the mesh (`add`), or is not any more (`revoke`), signed by the key `signer`.
 
     `seq` counts the signer's statements; `number` the admissions of the subject, of which the highest says what it is;
-    `keeps` is the id of the one statement of a revoked subject that still counts, if any; `at` is for people only, clocks prove nothing.
+    `keeps` is the id of the one statement of a revoked subject that still counts, if any; `at` is for people
+    only, clocks prove nothing.
     """
 
     kind: Literal["add", "revoke"]

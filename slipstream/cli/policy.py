@@ -90,8 +90,8 @@ def _only(rule: RuleText) -> str:
 
 
 def _read(state: Path) -> Read:
-    from ..policy_file import read
     from ..places import POLICY
+    from ..policy_file import read
 
     own = state / POLICY
     return read(own if own.exists() else None)

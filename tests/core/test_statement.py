@@ -25,7 +25,8 @@ readable = st.builds(
         keeps if role is None else b"", *rest,
     ),
     st.sampled_from([None, *Role]), st.integers(1, 2**53 - 1), st.text("abz", min_size=1, max_size=40),
-    texts, texts, st.none() | times, texts, whole, st.sampled_from([b"", b"k" * 16]), times, st.binary(max_size=100), st.binary(max_size=100),
+    texts, texts, st.none() | times, texts, whole, st.sampled_from([b"", b"k" * 16]), times,
+    st.binary(max_size=100), st.binary(max_size=100),
 )  # fmt: skip
 
 
@@ -49,7 +50,8 @@ def test_who_signed_is_not_part_of_what_a_statement_is_called() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"seq": 0}, {"seq": 2**53}, {"seq": -1}, {"seq": True}, {"seq": 1.0}, {"number": -1}, {"keeps": b"short"}, {"keeps": b"k" * 16},
+        {"seq": 0}, {"seq": 2**53}, {"seq": -1}, {"seq": True}, {"seq": 1.0}, {"number": -1}, {"keeps": b"short"},
+        {"keeps": b"k" * 16},
         {"subject": ""}, {"subject": "x" * 65}, {"name": "a\x00b"}, {"name": "\u202eevil"}, {"profile": b"valet"},
         {"at": math.nan}, {"at": math.inf}, {"at": -1.0}, {"at": 1e300}, {"at": 0}, {"until": math.nan},
         {"until": math.inf}, {"until": 1e12}, {"until": -1.0}, {"until": 5}, {"kind": "revoke"}, {"kind": "own"},

@@ -1,0 +1,150 @@
+"""A crowd at the door: half-open connections, slow handshakes, and members that do not read, while others work."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from slipstream.core.identity import Identity, host_of
+from slipstream.core.node import Node
+from slipstream.core.wire import VERSION, Kind, frame, pack
+from slipstream.transports.tls import HANDSHAKE_TIMEOUT
+
+pytestmark = pytest.mark.anyio
+
+OPEN = '[[rule]]\nwho = ["*"]\nskills = ["*"]\nthen = "allow"\n'
+HALF_OPEN, SLOW = 160, 40
+DEAF, ASKED = 4, 10
+"""Members that do not read, and how many answers of a megabyte each asks for."""
+CALLS, ROUNDS = 300, 2
+MIB = 1024
+
+
+@pytest.fixture(scope="module")
+def house(bare: Any) -> Any:
+    bare.add("phone", "phone")
+    bare.add("car", "car", "world", policy=OPEN)
+    return bare.start()
+
+
+def memory(car: Any) -> int:
+    """The car's resident memory, in KiB."""
+    status = Path(f"/proc/{car.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0])
+
+
+class Crowd:
+    """Strangers who say nothing, or their first bytes one by one; how long each was let stay, in seconds."""
+
+    def __init__(self, port: int) -> None:
+        self._port, self.here = port, 0
+        self.all_here = asyncio.Event()
+        self.stayed: list[float] = []
+
+    async def stand(self, drip: bytes) -> None:
+        began, writer = time.monotonic(), None
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            self._count()
+            ended = asyncio.ensure_future(reader.read())
+            for i in range(len(drip)):
+                writer.write(drip[i : i + 1])
+                await asyncio.wait([ended], timeout=0.2)
+            await ended
+        except ConnectionError:  # reset, as it should be
+            if writer is None:
+                self._count()
+        finally:
+            self.stayed.append(time.monotonic() - began)
+            if writer is not None:
+                writer.transport.abort()
+
+    def _count(self) -> None:
+        self.here += 1
+        if self.here == HALF_OPEN + SLOW:
+            self.all_here.set()
+
+
+@asynccontextmanager
+async def deaf(identity: Identity, car: Any) -> AsyncIterator[None]:
+    """A member that asks for much and does not read it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(identity.root)
+    context.load_cert_chain(identity.certificate, identity.key)
+    _, writer = await asyncio.open_connection(
+        "127.0.0.1", car.port, ssl=context, server_hostname=host_of(car.id), limit=1024
+    )
+    try:
+        writer.write(frame(pack([Kind.HELLO, {"version": list(VERSION), "name": "deaf", "kind": "phone"}])))
+        for number in range(1, ASKED + 1):
+            call = [Kind.CALL, number, "world.much", {"size": 1_000_000}, "", -1.0, ""]
+            writer.write(frame(pack(call)))
+        await writer.drain()
+        yield
+    finally:
+        writer.transport.abort()
+
+
+async def work(node: Node) -> list[float]:
+    """Calls one after another; how long each took, in milliseconds."""
+    took = []
+    for _ in range(CALLS):
+        began = time.perf_counter()
+        await node.call("world.look", {}, on="car")
+        took.append(1000 * (time.perf_counter() - began))
+    return took
+
+
+def times(took: list[float]) -> str:
+    took = sorted(took)
+    return f"p50 {took[len(took) // 2]:.2f}, p99 {took[len(took) * 99 // 100]:.2f} ms"
+
+
+async def test_a_crowd_at_the_door_is_closed_in_time_and_keeps_nobody_out(
+    house: Any, turned: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    car = house["car"]
+    friend = house.let_in("friend", "tablet")
+    identities = [Identity.load(house.let_in(f"deaf{i}", "tablet")) for i in range(DEAF)]
+    quiet: list[float] = []
+    crowded: list[float] = []
+    stayed: list[float] = []
+    async with turned(friend, car) as node:
+        await work(node)
+        before = most = memory(car)
+        for _ in range(ROUNDS):
+            quiet += await work(node)
+            crowd = Crowd(car.port)
+            async with anyio.create_task_group() as group:
+                for i in range(HALF_OPEN + SLOW):
+                    group.start_soon(crowd.stand, b"\x16\x03\x01\x02\x00\x01\x00" if i >= HALF_OPEN else b"")
+                await crowd.all_here.wait()
+                crowded += await work(node)
+                most = max(most, memory(car))
+            stayed += crowd.stayed
+        async with AsyncExitStack() as stack:
+            for identity in identities:
+                await stack.enter_async_context(deaf(identity, car))
+            await house.waits(lambda: all(house.heard("car", "link.up", device=i.id) for i in identities), "all are in")
+            beside = await work(node)
+            most = max(most, memory(car))
+            await house.waits(lambda: all(house.heard("car", "link.down", device=i.id) for i in identities), "all are out")
+        with capsys.disabled():
+            print(
+                f"\n  a call: {times(quiet)}; with {HALF_OPEN + SLOW} strangers at the door {times(crowded)}; with {DEAF} "
+                f"members that do not read {times(beside)}; the last stranger was closed after {max(stayed):.1f} s; "
+                f"memory grew by {(most - before) / MIB:.1f} MiB, of {ASKED * DEAF} MB that were asked for"
+            )
+        assert len(stayed) == ROUNDS * (HALF_OPEN + SLOW)
+        assert max(stayed) < HANDSHAKE_TIMEOUT + 1
+        assert most - before < (2 * ASKED * DEAF + 16) * MIB
+        assert await node.call("world.look", {}, on="car") == {"result": "seen "}
+    assert len(house.heard("car", "ready")) == 1
