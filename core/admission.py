@@ -19,7 +19,7 @@ import anyio
 from .device import short
 from .errors import ProtocolError, Refused, SlipError
 from .events import Events
-from .trust import Member, Roster, Statement
+from .trust import Member, Role, Roster, Statement
 
 BATCH: Final = 64
 """Statements in one message."""
@@ -79,6 +79,7 @@ class Admission:
         self._begun = self._ended = 0
         self._chaff: dict[str, tuple[float, float]] = {}
         self._renewed: set[str] = set()
+        self._renewing = anyio.Lock()
         self._answered: dict[str, tuple[float, int]] = {}
         self._ids = set(keeper.roster.ids())
         self._here = {m.id for m in keeper.roster.members()}
@@ -138,12 +139,20 @@ class Admission:
             await self._keeper.retire(device)
             return {}
         csr = content.get("csr")
-        if device in self._renewed:
-            raise Refused("this key was renewed before", "a key has one successor", "slip pair revoke, slip pair join")
         if not isinstance(csr, bytes) or len(csr) > CSR_LIMIT:
             raise ProtocolError("a request for a new key cannot be read")
-        told = await self._keeper.renew(device, csr)
-        self._renewed.add(device)
+        if self.check(device).role is Role.GUEST:
+            raise Refused("a guest gets no new key", "it is here for a while only", "slip pair invite --role guest")
+        if device in self._renewed:
+            raise Refused("this key was renewed before", "a key has one successor", "slip pair revoke, slip pair join")
+        self._renewed.add(device)  # before anything is awaited: a key has one successor, however often it asks
+        try:
+            async with self._renewing:
+                told = await self._keeper.renew(device, csr)
+        except BaseException:
+            self._renewed.discard(device)
+            raise
+        self._renewed.add(str(told.get("id")))  # nor has that one a successor before this device starts anew
         return told
 
     # -- the exchange ------------------------------------------------------------------------------------------------

@@ -96,6 +96,9 @@ class Consents:
             Denied: a person said no, now or for ever, or nobody answered in time.
         """
         remembered = self._table.remembered(spec.name, caller, origin)
+        refused = self._table.remembered(spec.name, caller, caller)  # for whomever it says that it asks
+        if refused is not None and refused.answer == "never":
+            remembered = refused
         if remembered is not None and remembered.answer == "never":
             raise self._denied(spec.name, remembered, 0, True)
         digest = sha256(repr((spec.name, args, caller, origin)).encode("utf-8", "surrogatepass")).hexdigest()
@@ -183,7 +186,8 @@ class Consents:
         entry.stands = self._ended[request.device, request.id] = Stands(request.id, answer, by)
         while len(self._ended) > _ENDED_LIMIT:
             del self._ended[next(iter(self._ended))]
-        self._events.tell("consent.answered", request=request.id, skill=request.skill, answer=answer, by=by)
+        self._events.tell("consent.answered", request=request.id, skill=request.skill, device=request.device,
+                          answer=answer, by=by)  # fmt: skip
         entry.ended.set()
         return entry.stands
 

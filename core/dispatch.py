@@ -22,7 +22,7 @@ from .errors import Cancelled, LinkLost, NoDevice, SlipError, TimedOut, UnknownO
 from .loop import new_wake
 from .moves import ASK_SECONDS, all_given_back, cannot_have_begun, given_back, stop_there
 from .placing import pins
-from .run import ENDED, GOOD, Run, StepState, blind_to_personal
+from .run import ENDED, GOOD, Run, StepState, blind_to_personal, check_answer
 from .scheduler import Assignment, Job, Placed, assign
 from .settle import settle
 
@@ -291,6 +291,9 @@ class Dispatch(Run):
         s.state, s.told, s.away_since = "waiting", False, None
         for need in s.needs:  # who made what it reads sends it there now
             self.steps[need].told = False
+        for name in self.readers[s.step.id]:  # who reads it takes it from there only
+            if self.steps[name].state == "armed":
+                self.steps[name].told = False
         self.write(s)
 
     def _ask_back(self, s: StepState, place: Placed) -> None:
@@ -373,6 +376,7 @@ class Dispatch(Run):
                     self.write(s)
                     self.tell("step.armed", s)
             answer = await self.mesh.request(device, "slip.arm", content, self.clock() + ASK_SECONDS)
+            check_answer(answer, receivers)
         except SlipError as error:
             for s in states:
                 s.asking = s.told = False

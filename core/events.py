@@ -33,7 +33,7 @@ KINDS: Final = {
     "skill.called": "a skill ran for a caller outside any run: skill, device, seconds, state",
     "step.asking": "a step waits for a person's consent: run, step, device",
     "consent.asked": "a person is asked: request, skill, device, caller, seconds (until it is denied)",
-    "consent.answered": "the answer to a request, or that nobody gave one: request, skill, answer, by",
+    "consent.answered": "the answer to a request, or that nobody gave one: request, skill, device, answer, by",
     "policy.refused": "a call was refused here: skill, caller, rule, why",
     "trust.changed": "the roster changed: joined, revoked (ids of devices)",
     "discovery.found": "mDNS suggests an address: device, address",

@@ -20,6 +20,7 @@ from .gate import Caller, Gate
 from .invoke import Invoker
 from .journal import Journal
 from .labels import Label
+from .orders import check_order
 from .skill import Effect, Outcome, SkillSpec
 from .timers import Timer, Timers
 from .wire import pack
@@ -32,8 +33,10 @@ QUIET_SECONDS = 0.02
 """A step that ends sooner is reported once, at its end."""
 CANCEL_GRACE = 8.0
 """Seconds that a cancelled skill has to end, where only its end tells whether it happened."""
-RUNS_LIMIT = 256
-"""Runs of others that a device remembers at once; the one that was touched least recently is forgotten first."""
+RUNS_LIMIT, EARLY_LIMIT = 128, 32
+"""Runs of one owner that a device remembers at once, the one that was touched least recently is forgotten first; and
+runs of which one device sent results before their owner was heard of."""
+STEPS_LIMIT = plans.STEPS_LIMIT
 
 
 class Mesh(Protocol):
@@ -60,6 +63,8 @@ class Armed:
     for_each: dict[str, Any] | None
     seconds: float | None
     sends: set[str]
+    makers: dict[str, str]
+    """Which device makes each result that it waits for, as its owner says: nobody else may deliver that."""
     sent: set[str] = field(default_factory=set)
     state: str = "armed"
     value: Any = None
@@ -85,12 +90,20 @@ class Armed:
 
 @dataclass(slots=True)
 class RunHere:
-    """What this device knows of a run: its owner, what was armed here, and the results that came."""
+    """What this device knows of a run: its owner, what was armed here, and the results that came.
+
+    Results that came before anybody armed what reads them wait as `early`, by step and sender; the owner of such a run
+    is not known yet, and `sender` is who sent the first of them.
+    """
 
     id: str
     owner: str
+    sender: str = ""
     steps: dict[str, Armed] = field(default_factory=dict)
     values: dict[str, tuple[str, Any]] = field(default_factory=dict)
+    made: dict[str, Armed] = field(default_factory=dict)
+    """The steps whose values here were made here: what of them may not leave is as their specs said then."""
+    early: dict[tuple[str, str], tuple[str, Any]] = field(default_factory=dict)
     cancelled: bool = False
 
 
@@ -122,12 +135,15 @@ class Executor:
 
         `request`: run, steps (see dispatch.py), have (results that the owner hands over).
         """
+        check_order(request)
         run = self._runs.pop(request["run"], None) or RunHere(request["run"], owner)
-        if run.owner != owner:
-            self._runs[run.id] = run
-            raise Refused("another device owns this run", run.owner[:7])
+        run.owner = run.owner or owner
         self._runs[run.id] = run
-        self._forget_runs()
+        if run.owner != owner:
+            raise Refused("another device owns this run", run.owner[:7])
+        if len(run.steps.keys() | {item["id"] for item in request["steps"]}) > STEPS_LIMIT:
+            raise Refused("too many steps of one run", f"{STEPS_LIMIT} are allowed")
+        self._forget_runs(owner)
         for name, (state, value) in request.get("have", {}).items():
             run.values.setdefault(name, (state, value))
         states = {}
@@ -136,6 +152,9 @@ class Executor:
             states[armed.step] = self._report_of(run, armed)
             if armed.final:
                 self._deliver(run, armed)
+            for need, maker in armed.makers.items():
+                if (came := run.early.pop((need, maker), None)) is not None:
+                    run.values.setdefault(need, came)
         self._start_ready(run)
         return states
 
@@ -148,12 +167,15 @@ class Executor:
             armed.sends |= set(item["sends"])
             return armed
         if armed is None or armed.epoch < item["epoch"] or armed.state == "armed":
+            before = self._journal.invocation(item["key"])
+            if before is not None and (before.caller != run.owner or before.skill != item["skill"]):
+                raise Refused("the key of another device", "only whoever used it first hears what became of it")
             armed = Armed(
                 item["id"], item["epoch"], item["key"], item["skill"], item["args"], tuple(item["needs"]),
                 tuple(item["reads"]), item["when"], item["for_each"], item["seconds"], set(item["sends"]),
+                dict(item["from"]),
             )  # fmt: skip
             run.steps[armed.step] = armed
-            before = self._journal.invocation(armed.key)
             armed.fresh = before is None
             if before is not None and before.state in (Outcome.DONE, Outcome.SUBMITTED):
                 self._take_result(run, armed, before.state, before.result)
@@ -170,11 +192,11 @@ class Executor:
         armed.private = self._journal.is_private(armed.key)
         armed.state, armed.value = state, value
         armed.size = len(_packed(armed.value))
-        run.values[armed.step] = (armed.state, armed.value)
+        run.values[armed.step], run.made[armed.step] = (armed.state, armed.value), armed
 
     def _run_of(self, owner: str, run_id: str) -> RunHere | None:
         run = self._runs.get(run_id)
-        if run is not None and run.owner != owner:
+        if run is not None and run.owner not in ("", owner):
             raise Refused("another device owns this run", run.owner[:7])
         return run
 
@@ -216,14 +238,29 @@ class Executor:
         armed.sends.discard(to)
         return to in armed.sent
 
-    def delivered(self, content: Mapping[str, Any]) -> None:
-        """A result came straight from the device that made it."""
-        run = self._runs.get(content["run"])
+    def delivered(self, device: str, content: Mapping[str, Any]) -> None:
+        """A result came straight from a device; it counts if the owner says that this device makes it."""
+        run_id, step, came = str(content["run"]), str(content["step"]), (str(content["state"]), content["value"])
+        run = self._runs.get(run_id)
         if run is None:  # it overtook the owner's arming
-            run = self._runs[content["run"]] = RunHere(content["run"], content["owner"])
-            self._forget_runs()
-        run.values.setdefault(content["step"], (content["state"], content["value"]))
-        self._start_ready(run)
+            run = self._runs[run_id] = RunHere(run_id, "", device)
+            self._forget_early(device)
+        if any(armed.makers.get(step) == device for armed in run.steps.values()):
+            run.values.setdefault(step, came)
+            self._start_ready(run)
+        elif sum(sender == device for _, sender in run.early) < EARLY_LIMIT:
+            run.early[step, device] = came
+
+    def handed(self, run_id: str, step: str, state: str, value: Any) -> None:
+        """The owner of a run, which is this device, takes in a result that a report brought."""
+        run = self._runs.get(run_id)
+        if run is None:  # it overtook the arming of this device's own steps
+            run = self._runs[run_id] = RunHere(run_id, self._mesh.id)
+            self._forget_runs(run.owner)
+        run.owner = run.owner or self._mesh.id
+        if run.owner == self._mesh.id:
+            run.values.setdefault(step, (state, value))
+            self._start_ready(run)
 
     def end(self, owner: str, run_id: str) -> None:
         """The owner's run is over: cancel what runs, forget the rest."""
@@ -247,14 +284,16 @@ class Executor:
                     if run.owner == device:
                         self._mesh.note(device, "slip.report", self._report(run, armed))
 
-    def _forget_runs(self) -> None:
-        while len(self._runs) > RUNS_LIMIT:
-            for run_id, run in self._runs.items():
-                if not any(armed.state == "running" for armed in run.steps.values()):
-                    del self._runs[run_id]
-                    break
-            else:
-                return
+    def _forget_runs(self, owner: str) -> None:
+        idle = [run for run in self._runs.values() if run.owner == owner]
+        for run in idle[: max(0, len(idle) - RUNS_LIMIT)]:
+            if not any(armed.state == "running" for armed in run.steps.values()):
+                del self._runs[run.id]
+
+    def _forget_early(self, sender: str) -> None:
+        early = [run for run in self._runs.values() if not run.owner and run.sender == sender]
+        for run in early[: max(0, len(early) - EARLY_LIMIT)]:
+            del self._runs[run.id]
 
     def _start_ready(self, run: RunHere) -> None:
         for armed in run.steps.values():
@@ -302,6 +341,8 @@ class Executor:
                 armed.state, armed.value = state, value
         except SlipError as error:
             self._fail(armed, error)
+        except Exception as error:  # whatever its owner made it of must not end the node
+            self._fail(armed, SkillFailed(f"{armed.step} broke off", f"{type(error).__name__}: {error}"[:200]))
         except BaseException:
             self._after_cancel(armed, overdue)
             raise
@@ -346,7 +387,7 @@ class Executor:
             return
         if armed.state in ("done", "submitted", "skipped"):
             armed.size = len(_packed(armed.value))
-            run.values[armed.step] = (armed.state, armed.value)
+            run.values[armed.step], run.made[armed.step] = (armed.state, armed.value), armed
             self._deliver(run, armed)
             if armed.state == "done" and armed.began is not None:
                 self.on_saw(armed.skill, armed.ended - armed.began, armed.size)
@@ -359,6 +400,8 @@ class Executor:
         values = {name: run.values[name][1] for name in armed.needs}
         if any(run.values[name][0] == "skipped" for name in armed.reads):
             return "skipped", None
+        if spec is not None:
+            self._look_at_refs(run, spec, armed)
         if armed.when is not None and not plans.holds(armed.when, values):
             return "skipped", None
         if spec is None:
@@ -371,9 +414,9 @@ class Executor:
 
         def on_asking(asking: bool) -> None:
             armed.asking = asking
+            self.running += -1 if asking else 1  # whoever waits for a person keeps nobody else from running
+            self._start()
             self._mesh.note(run.owner, "slip.report", self._report(run, armed))
-
-        self._look_at_refs(run, spec, armed)
 
         async def call(values: Mapping[str, Any], key: str, fresh: bool = False) -> tuple[str, Any]:
             args = plans.fill(armed.args, values)
@@ -409,7 +452,7 @@ class Executor:
             source, path = ref.source, ref.path
             if source == "item" and item is not None:
                 source, path = item.source, (*item.path, "0", *ref.path)
-            made = run.steps.get(source)
+            made = run.made.get(source)
             if made is None or made.spec is None:
                 continue
             labels = self._gate.result_labels(made.spec)
@@ -418,7 +461,11 @@ class Executor:
             if not hidden and not (made.private and found is not None):
                 continue
             armed.private = True
-            if place and not self._gate.keeps(spec, place, found if hidden else None):
+            if place[0] == "when":
+                raise Denied(f"{armed.step}: when may not read that", f"what {made.skill} gives there never leaves its "
+                             "device, and whether a step ran tells of it", "decide by something else",
+                             step=armed.step)  # fmt: skip
+            if place[0] == "args" and not self._gate.keeps(spec, place[1:], found if hidden else None):
                 raise Denied(
                     f"{armed.step}: {'.'.join(place)} may not have that",
                     f"what {made.skill} gives there never leaves its device, and {spec.name} does not promise to keep it",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from .admission import Admission
 from .audit import Audit
@@ -26,6 +26,10 @@ from .labels import Handles, Label, Labels, MaySee, conceal, labels_of, redact, 
 from .policy import Policy, Verdict
 from .skill import Driving, Effect, SkillSpec
 from .trust import Member, Role
+
+
+REFUSALS_TOLD: Final = 20
+"""Refusals of one caller that are told of in a second; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ class Gate:
         self._me, self._admission, self._policy, self._driving = me, admission, policy, driving
         self.consents, self._handles, self._audit, self._events, self._wall = consents, handles, audit, events, wall
         self._myself: Member | None = None
+        self._told_in, self._told, self._untold = 0, dict[str, int](), dict[str, int]()
         self._shapes: dict[SkillSpec, tuple[Labels | None, Labels | None]] = {}
 
     # -- in ----------------------------------------------------------------------------------------------------------
@@ -105,7 +110,8 @@ class Gate:
         Raises:
             Denied: they said no, or nobody answered, or the policy refuses it by then.
         """
-        shown = dict(redact(args, self._labels(spec)[0]))
+        hidden = Label.PERSONAL if caller.private else Label.DEVICE
+        shown = dict(redact(args, self._labels(spec)[0], hidden))
         origin = caller.origin or caller.device
         self._audit.tell("asked", **_about(spec, caller))
         on_asking(True)
@@ -118,18 +124,54 @@ class Gate:
             raise
         finally:
             on_asking(False)
+        self.again(spec, args, caller)
+        self._audit.tell("effect", **_about(spec, caller), rule="consent")
+
+    def again(self, spec: SkillSpec, args: Mapping[str, Any], caller: Caller) -> None:
+        """Look again after a wait.
+
+        Raises:
+            Denied, Refused: it may not be done any more.
+        """
         verdict = self.decide(spec, args, caller)
         if verdict.answer == "refuse":
             self._refuse(spec, caller, verdict)
-        self._audit.tell("effect", **_about(spec, caller), rule="consent")
+
+    def undoing(self, spec: SkillSpec, args: Mapping[str, Any], caller: Caller) -> None:
+        """Let what was done be undone; a person who let it be done has let it be undone too.
+
+        Of what moves, nobody knows what undoing it moves: it waits until the vehicle is parked.
+
+        Raises:
+            Denied, Refused: it may not be undone now.
+        """
+        self.again(spec, args, caller)
+        driving = self._driving()
+        if spec.effect is Effect.PHYSICAL and driving not in (None, Driving.PARKED):
+            self._refuse(spec, caller, Verdict("refuse", "the floor: undoing what moves, while not parked",
+                                               f"undoing {spec.name} moves something", "park, then do it again"))  # fmt: skip
+        self._audit.tell("effect", **_about(spec, caller), rule="undo")
 
     def _refuse(self, spec: SkillSpec, caller: Caller, verdict: Verdict) -> None:
-        self._audit.tell("refused", **_about(spec, caller), rule=verdict.rule, why=verdict.why)
-        self._events.tell(
-            "policy.refused", skill=spec.name, device=self._me, caller=caller.device, rule=verdict.rule, why=verdict.why
-        )
+        if self._may_tell(caller.device):
+            self._audit.tell("refused", **_about(spec, caller), rule=verdict.rule, why=verdict.why)
+            self._events.tell("policy.refused", skill=spec.name, device=self._me, caller=caller.device,
+                              rule=verdict.rule, why=verdict.why)  # fmt: skip
         raise Denied(f"{spec.name} is not allowed here", f"{verdict.why} ({verdict.rule})", verdict.hint,
                      skill=spec.name)  # fmt: skip
+
+    def _may_tell(self, caller: str) -> bool:
+        """Whether one more refusal is told: who is refused all the time must not wash everything else out of the log."""
+        second = int(self._wall())
+        if second != self._told_in:
+            if self._untold:
+                self._audit.tell("refused", more={short(c): n for c, n in list(self._untold.items())[:64]})
+            self._told_in, self._told, self._untold = second, {}, {}
+        self._told[caller] = self._told.get(caller, 0) + 1
+        if self._told[caller] > REFUSALS_TOLD:
+            self._untold[caller] = self._untold.get(caller, 0) + 1
+            return False
+        return True
 
     def open(self, spec: SkillSpec, args: dict[str, Any]) -> dict[str, Any]:
         """Arguments with the handles that this device gave out turned into what they stand for; the same object if

@@ -48,6 +48,12 @@ class Mesh(Protocol):
 class Door(Protocol):
     """What stands before skills (gate.Gate)."""
 
+    def again(self, spec: SkillSpec, args: Mapping[str, Any], caller: Caller) -> None:
+        """Look again after a wait; raises Denied where it is refused by now."""
+
+    def undoing(self, spec: SkillSpec, args: Mapping[str, Any], caller: Caller) -> None:
+        """Whether what was done may be undone now; raises Denied where not."""
+
     def must_ask(self, spec: SkillSpec, args: Mapping[str, Any], caller: Caller) -> bool:
         """Whether a person must be asked first; raises Denied where it is refused."""
 
@@ -200,6 +206,7 @@ class Invoker:
     ) -> tuple[str, Any]:  # fmt: skip
         if spec.lock is not None:
             async with self._locks.setdefault(spec.lock, anyio.Lock()):
+                self._gate.again(spec, args, caller)  # the car may have moved off meanwhile
                 return await self._keyed(spec, checked, args, key, caller, deadline, on_progress, on_item)
         return await self._keyed(spec, checked, args, key, caller, deadline, on_progress, on_item)
 
@@ -311,7 +318,7 @@ class Invoker:
         spec = self.catalogue.get(done.skill)
         if spec.undo_fn is None:
             return False
-        self._gate.must_ask(spec, done.args, caller)  # a person who let it be done has let it be undone
+        self._gate.undoing(spec, done.args, caller)
         ctx = LiveContext(self, self.backends, f"{key}/undo", caller, None, None)
         try:
             await spec.undo_fn(ctx, spec.check(done.args), spec.load(done.result) if done.result else None)

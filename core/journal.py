@@ -215,12 +215,15 @@ class Journal:
         """An invocation is about to begin; `durable` when it must not happen twice, `private` as `is_private`."""
         row = (key, skill, _pack(args), "begun", self._wall(), caller, private)
         sql = """insert into invocations (key, skill, args, state, began, caller, private) values (?, ?, ?, ?, ?, ?, ?)
-                 on conflict (key) do update set state = 'begun', error = null, ended = null"""
+                 on conflict (key) do update set state = 'begun', error = null, ended = null
+                 where caller = excluded.caller"""
         if not durable:
-            self._db.execute(sql, row)
-            return
-        with self.together(durable=True):
-            self._db.execute(sql, row)
+            changed = self._db.execute(sql, row).rowcount
+        else:
+            with self.together(durable=True):
+                changed = self._db.execute(sql, row).rowcount
+        if not changed:
+            raise UsageError(f"the key {key[:100]} was used for something else", hint="a new call needs a new key")
 
     def end(self, key: str, state: str, result: Any = None, error: dict[str, Any] | None = None) -> None:
         """An invocation ended; its first answer stands."""

@@ -250,6 +250,8 @@ class _Check:
                 raise _leak(step, name, f"{gives}; {name} of {step.skill} does not promise to keep it",
                             f"refer to something else, or label it: slip skills show {step.skill}")  # fmt: skip
             self._made_of_kept.add(step.id)
+        if name.startswith("when"):
+            raise _leak(step, name, f"{gives}; whether a step ran tells of it", "decide by something else")
         self._bind(step, name, ref.source, gives)
 
     def _pointed(self, ref: Ref) -> tuple[Labels | None, Label]:

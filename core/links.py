@@ -8,6 +8,7 @@ it, since that side knows that the old one is dead.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import inf
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from .events import Events
 from .link import Link, Transport
 from .peer import Peer, PeerOwner
 from .timers import Timers
+from .workers import Workers
 
 DIAL_SECONDS = 6.0
 FOUND_LIMIT = 16
@@ -107,13 +109,14 @@ class Links:
     def __init__(
         self, me: str, hello: dict[str, Any], transports: Mapping[str, Transport], candidates: Candidates | None,
         timers: Timers, clock: Callable[[], float], owner: LinksOwner, group: TaskGroup,
-        door: Door,
+        door: Door, workers: Workers,
     ) -> None:  # fmt: skip
         self.up: dict[str, Peer] = {}
         self.stopping = False
         self.hello = hello
         self._me, self._transports, self._candidates = me, transports, candidates
         self._timers, self._clock, self._owner, self._group, self._door = timers, clock, owner, group, door
+        self._workers = workers
         self._all: set[Peer] = set()
         self._dialling: dict[str, _Dial] = {}
         self._look = anyio.Event()
@@ -245,7 +248,7 @@ class Links:
         except Refused:
             if not hello.get("vouch"):
                 raise
-            self._group.start_soon(self._hear_out, peer, hello)
+            self._workers.do(partial(self._hear_out, peer, hello))  # a callback of asyncio starts no task
             return False
         self._settle(peer, hello)
         return True
@@ -257,6 +260,9 @@ class Links:
                 raise Refused("this device is leaving the mesh")
         except SlipError as error:
             peer.refuse(error)
+            return
+        except Exception as error:  # whatever a stranger shows must not end the node
+            peer.refuse(ProtocolError("a vouch cannot be read", type(error).__name__))
             return
         if not peer.lost:
             self._settle(peer, hello)

@@ -35,6 +35,10 @@ BATCH: Final = 2 * CHUNK
 """Bytes of announcements sent together: a message that need not be cut into chunks."""
 QUALITY_EVERY: Final = 10.0
 """Seconds between two announcements that only tell how good the same link is."""
+LIVES: Final = 2**20
+"""How many lives ahead of this one a former life of this device may have been: nobody starts a device more often."""
+STRANGERS: Final = 32
+"""Devices that are announced and of which the roster does not know yet."""
 LIFE_EVERY: Final = 1.0
 """Seconds between two attempts to outlive former news of oneself: two devices with one key must not flood the mesh."""
 
@@ -221,6 +225,8 @@ class Members:
             raise ValueError("its id is no id")
         mine = self._mine
         if device_id == mine.device.id:
+            if version[0] > mine.version[0] + LIVES:
+                return  # no former life of mine said that
             if version > mine.version or (version == mine.version and device != _read(mine.device.to_wire())):
                 self._former = max(self._former, version)
                 self._outlive()
@@ -228,6 +234,10 @@ class Members:
         before = self._records.get(device_id)
         if before is None and not self._room():
             return
+        if not self.admits(device_id):
+            if before is None and sum(not self.admits(i) for i in self._records) >= STRANGERS:
+                return
+            wire = device.to_wire()  # what a newer version adds is for members: it may be anything, and large
         record = self._records[device_id] = _Record(device, wire, size, self._now)
         if before is None or device_id in self._links or self._joined(device_id, before.links.keys() ^ record.links):
             self._graph_changed = True  # a linked device may just now be known as it is

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .errors import SlipError
-from .run import Run, StepState
+from .run import Run, StepState, check_answer
 
 ASK_SECONDS = 3.0
 """How long a device has to answer a message about a run."""
@@ -16,6 +16,8 @@ async def given_back(run: Run, s: StepState, device: str) -> dict[str, Any] | No
     content = {"run": run.id, "step": s.step.id, "epoch": s.epoch}
     try:
         answer: dict[str, Any] = await run.mesh.request(device, "slip.disarm", content, run.clock() + ASK_SECONDS)
+        if answer != {"state": "absent"}:
+            check_answer({s.step.id: answer}, [s.step.id])
     except SlipError:
         return None
     return answer
@@ -54,7 +56,7 @@ async def cannot_have_begun(run: Run, s: StepState) -> bool:
             answer = await run.mesh.request(producer.device, "slip.withhold", content, run.clock() + ASK_SECONDS)
         except SlipError:
             continue
-        if not answer["sent"]:
+        if answer == {"sent": False}:
             return True
     return False
 

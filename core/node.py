@@ -132,7 +132,7 @@ class Node(Calls):
             hello = {"name": self.name, "kind": self.kind, "vouch": self.admission.vouch()}
             self.links = Links(
                 self.id, hello, self._transports, self.candidates, self.timers, self.clock, self, self._group,
-                self.admission,
+                self.admission, self._workers,
             )  # fmt: skip
             self._gauge = Gauge(self._resources, meters)
             me = Device(
@@ -265,12 +265,11 @@ class Node(Calls):
         )  # fmt: skip
         self.gate = Gate(
             self.id, self.admission, self._policy, self._driving, consents, Handles(self.id, secrets.token_bytes),
-            self.audit, self.events,
-            self.wall,
+            self.audit, self.events, self.wall,
         )  # fmt: skip
 
     def _audit_answer(self, event: Event) -> None:
-        if event.kind == "consent.answered":
+        if event.kind == "consent.answered" and event.fields["device"] == self.id:  # others' are in others' logs
             self.audit.tell("answered", **event.fields)
 
     def _tell(self, target: str, device: str, content: dict[str, Any]) -> None:
@@ -292,9 +291,6 @@ class Node(Calls):
 
     def _roster_changed(self) -> None:
         """Somebody joined or was thrown out: at once, whoever is out is cut off, and nobody sees it any more."""
-        self.audit.tell(
-            "trust", roster=self.admission.roster.digest.hex(), members=len(self.admission.roster.members())
-        )
         if not self.admission.admits(self.id):
             self.events.tell("warning", what="this device is not of its mesh any more", why="an owner revoked its key",
                              hint="after slip pair rotate: slip down, then slip up; else: slip pair join")  # fmt: skip
@@ -304,6 +300,8 @@ class Node(Calls):
         self._routes.forget()
         self._look.set()
         self._watch_guests()
+        roster = self.admission.roster
+        self.audit.tell("trust", roster=roster.digest.hex(), members=len(roster.members()))
 
     def _watch_guests(self) -> None:
         """Cut off the next guest when their time is over."""
@@ -438,7 +436,7 @@ class Node(Calls):
     async def _try_link(self, device: str) -> None:
         try:
             await self.links.to(device)
-        except LinkLost as error:
+        except SlipError as error:
             self.events.tell("warning", what=str(error.what), why=error.why, hint="it is sent once there is a link")
 
     async def request(self, device: str, target: str, content: dict[str, Any], deadline: float) -> Any:
@@ -470,6 +468,12 @@ class Node(Calls):
         """How people call a device."""
         found = self.members.find(device)
         return found.name if found is not None else short(device)
+
+    def labels_of(self, device: str, skill: str) -> Labels | None:
+        """Where the results of a skill are labelled, as the device that offers it says."""
+        found = self.members.find(device)
+        offer = found.offer(skill) if found is not None else None
+        return self._specs.result_labels(offer.digest) if offer is not None else None
 
     def shown(self, value: Any, labels: Labels | None, to: str, *, key: str, listed: bool) -> Any:
         """A step's result as another device may have it."""

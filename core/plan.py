@@ -309,11 +309,10 @@ def _words(schema: dict[str, Any]) -> str:
 
 
 def refs_with_fields(args: Any, when: Any, for_each: Any) -> Iterator[tuple[tuple[str, ...], Ref]]:
-    """Every reference in a step as its device is told of it, with its place among the arguments; () elsewhere."""
-    for where, ref in _refs(args, ""):
-        yield tuple(where.split(".")[1:]), ref
-    for value in (when, for_each):
-        yield from (((), ref) for _, ref in _refs(value, ""))
+    """Every reference in a step as its device is told of it, with its place: `("args", NAME, ...)`, `("when", ...)`."""
+    for field, value in (("args", args), ("when", when), ("for_each", for_each)):
+        for where, ref in _refs(value, field):
+            yield tuple(where.split(".")), ref
 
 
 def refs_of(value: Any) -> Iterator[tuple[str, Ref]]:

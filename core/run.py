@@ -7,8 +7,9 @@ The journal is written before anything is done about a change (law 8). Old epoch
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Protocol
 
 import anyio
@@ -16,7 +17,7 @@ import anyio
 from . import plan as plans
 from .costs import Costs
 from .device import Device, LinkQuality
-from .errors import SlipError, from_wire
+from .errors import ProtocolError, SlipError, from_wire
 from .events import Events
 from .journal import Journal, StepRow
 from .labels import Flows, Label, Labels
@@ -50,6 +51,9 @@ class Mesh(Protocol):
 
     async def request(self, device: str, target: str, content: dict[str, Any], deadline: float) -> Any:
         """Ask a device (this one too) something about a run."""
+
+    def labels_of(self, device: str, skill: str) -> Labels | None:
+        """Where the results of a skill are labelled, as the device that offers it says."""
 
     def shown(self, value: Any, labels: Labels | None, to: str, *, key: str, listed: bool) -> Any:
         """A step's result as another device may have it."""
@@ -216,6 +220,11 @@ class Run:
             s.wall = (self._desk.wall() - (self.clock() - began), None)
             self.tell("step.started", s, attempt=s.attempt)
 
+    def matches(self, device: str, content: Mapping[str, Any]) -> bool:
+        """Whether a report is of a step that is there now."""
+        s = self.steps.get(content["step"])
+        return s is not None and not s.final and device == s.device and content["epoch"] == s.epoch
+
     def progress(self, device: str, content: Mapping[str, Any]) -> None:
         """A device tells how far a step is."""
         s = self.steps.get(content["step"])
@@ -252,7 +261,8 @@ class Run:
 
     def result_for(self, s: StepState, device: str) -> Any:
         """The result of a step as that device may have it."""
-        return self.mesh.shown(s.value, self.labels.get(s.step.id), device, key=f"{self.id}/{s.step.id}",
+        labels = self.mesh.labels_of(s.device, s.step.skill) or self.labels.get(s.step.id)
+        return self.mesh.shown(s.value, labels, device, key=f"{self.id}/{s.step.id}",
                                listed=s.step.for_each is not None)  # fmt: skip
 
     def release(self, s: StepState) -> None:
@@ -303,7 +313,7 @@ class Run:
             "args": plans.fill(step.args, inputs), "needs": list(step.needs),
             "reads": list(step.data_needs), "when": when,
             "for_each": plans.fill(step.for_each, inputs) if step.for_each else None,
-            "seconds": left, "sends": sorted(receivers),
+            "seconds": left, "sends": sorted(receivers), "from": {need: self.steps[need].device for need in step.needs},
         }  # fmt: skip
 
 
@@ -311,6 +321,7 @@ _REPORT: dict[str, tuple[type, ...]] = {
     "step": (str,), "epoch": (int,), "state": (str,), "inline": (bool,), "size": (int,),
     "error": (dict, type(None)), "seconds": (float, type(None)),
 }  # fmt: skip
+_STATES = ENDED | {"armed", "running", "asking", "absent"}
 
 
 def check_report(content: Mapping[str, Any]) -> None:
@@ -323,3 +334,21 @@ def check_report(content: Mapping[str, Any]) -> None:
     for name, kinds in _REPORT.items():
         if not isinstance(content[name], kinds):
             raise TypeError(f"{name} is {type(content[name]).__name__}")
+    if content["state"] not in _STATES or not isfinite(content["seconds"] or 0.0) or (content["seconds"] or 0.0) < 0:
+        raise ValueError("a state or a time that there is not")
+
+
+def check_answer(answer: Any, asked: Iterable[str]) -> None:
+    """Check the form of what a device says of the steps that it was armed with.
+
+    Raises:
+        ProtocolError: it is something else.
+    """
+    try:
+        for step in asked:
+            if step in answer:
+                check_report(answer[step])
+                if answer[step]["step"] != step:
+                    raise ValueError("it is of another step")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError("what a device says of its steps cannot be read", f"{type(error).__name__}: {error}") from None

@@ -69,14 +69,11 @@ class Server:
 
         async def job() -> None:
             try:
+                opened = self._gate.open(spec, args)
+                by = caller if opened is args else replace(caller, private=True)
                 found.append(
                     await self._invoker.invoke(
-                        spec,
-                        self._gate.open(spec, args),
-                        key=key,
-                        caller=caller,
-                        deadline=deadline,
-                        on_progress=on_progress,
+                        spec, opened, key=key, caller=by, deadline=deadline, on_progress=on_progress
                     )
                 )
             except SlipError as error:

@@ -278,7 +278,7 @@ class SkillSpec:
         return {
             "name": self.name, "title": self.title, "description": self.description,
             "inputSchema": self.input_schema, "outputSchema": self.output_schema, "annotations": self.annotations,
-            "effect": self.effect.value, "lock": self.lock, "consent": self.consent.value, "undoable": self.undoable,
+            "effect": self.effect.value, "lock": self.lock, "driving": self.driving.value, "consent": self.consent.value, "undoable": self.undoable,
             "resumable": self.resumable, "streaming": self.streaming, "needs": list(self.needs),
             "phrases": list(self.phrases),
             "cost": {"latency_ms": self.cost.latency_ms, "energy_mwh": self.cost.energy_mwh},
@@ -287,7 +287,16 @@ class SkillSpec:
     @property
     def digest(self) -> str:
         """Names this version of the spec: equal digests, equal specs."""
-        return sha256(dumps(self.to_wire(), sort_keys=True).encode()).hexdigest()[:16]
+        return spec_digest(self.to_wire())
+
+
+def spec_digest(spec: Mapping[str, Any]) -> str:
+    """What a spec is called (`SkillSpec.to_wire`).
+
+    Raises:
+        TypeError, ValueError: it holds what JSON does not.
+    """
+    return sha256(dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _plain(adapter: TypeAdapter[Any], value: Any, *, binary: bool) -> Any:

@@ -20,7 +20,7 @@ from .run import GOOD, check_report
 from .runs import Runs
 from .specs import Specs
 
-_UNREADABLE = (KeyError, TypeError, ValueError, AttributeError)
+_UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, MemoryError)
 
 
 class Targets:
@@ -73,11 +73,11 @@ class Targets:
         """
         try:
             if target == "slip.deliver":
-                self._executor.delivered(content)
+                self._executor.delivered(device, content)
             elif target == "slip.report" and (run := self._runs.by_id.get(content["run"])) is not None:
                 check_report(content)
-                if content["inline"] and content["state"] in GOOD and device != self._me:
-                    self._executor.delivered({"owner": self._me, **content})
+                if content["inline"] and content["state"] in GOOD and device != self._me and run.matches(device, content):
+                    self._executor.handed(run.id, content["step"], content["state"], content["value"])
                 run.report(device, content)
             elif target == "slip.progress" and (run := self._runs.by_id.get(content["run"])) is not None:
                 run.progress(device, content)

@@ -23,11 +23,12 @@ def answer(state: Path, question: dict[str, Any]) -> dict[str, Any]:
     """
     if "take" in question:
         return {"new": len(RosterFile(state).take(question["take"]))}
-    from .core.authority import Authority
+    from .core.authority import Authority, id_of_request
 
     owner = Authority.load(state)
     if "renew" in question:
-        return owner.renew(question["device"], question["renew"]).to_wire()
+        admitted = owner.renew(question["device"], question["renew"])
+        return {**admitted.to_wire(), "id": id_of_request(question["renew"])}
     owner.revoke(question["retire"])
     return {}
 

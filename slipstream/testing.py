@@ -53,6 +53,12 @@ class OpenDoor:
         """Nobody is asked."""
         return False
 
+    def again(self, spec: SkillSpec, args: Mapping[str, Any], caller: Caller) -> None:
+        """It is still allowed."""
+
+    def undoing(self, spec: SkillSpec, args: Mapping[str, Any], caller: Caller) -> None:
+        """It may be undone."""
+
     async def ask(
         self, spec: SkillSpec, args: Mapping[str, Any], key: str, caller: Caller, on_asking: Callable[[bool], None]
     ) -> None:

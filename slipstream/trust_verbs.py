@@ -50,7 +50,7 @@ class TrustVerbs:
             return {"retired": node.id}
         csr = b64decode(str(args.get("csr", "")), validate=True)
         told = await node.request(owners[0].id, "slip.rotate", {"csr": csr}, deadline)
-        return {"admitted": b64encode(packb(told)).decode(), "by": owners[0].name}
+        return {"admitted": b64encode(packb(told)).decode(), "owner": owners[0].id, "by": owners[0].name}
 
     # -- policy --------------------------------------------------------------------------------------------------------
 

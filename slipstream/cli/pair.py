@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -164,7 +165,9 @@ def _renew(state: Path) -> Identity:
     asked = authority.request()
     told = ask(state, "roster.renew", {"csr": b64encode(asked.csr).decode()}, timeout=30)
     admitted = authority.Admitted.from_wire(msgpack.unpackb(b64decode(told["admitted"])))
-    authority.replace_identity(state, asked, admitted)
+    authority.examine(asked, admitted, told["owner"])
+    known = [s.to_wire() for s in _roster(state).statements]
+    authority.replace_identity(state, asked, replace(admitted, statements=[*known, *admitted.statements]))
     ask(state, "roster.renew", {"retire": True}, timeout=30)
     return Identity.load(state)
 

@@ -228,11 +228,12 @@ class House:
         return self.devices[name]
 
     def start(self) -> House:
-        """Start all devices, and wait until each has a link with each."""
+        """Start all devices, and wait until each has a link with each and knows what it offers."""
         for device in self.devices.values():
             device.spawn()
         names = list(self.devices)
-        self.until(lambda: all(self.linked(a, b) for a in names for b in names if a != b), "all are linked")
+        pairs = [(a, b) for a in names for b in names if a != b]
+        self.until(lambda: all(self.linked(a, b) and self.knows(a, b) for a, b in pairs), "all are linked")
         return self
 
     def linked(self, a: str, b: str) -> bool:
@@ -241,11 +242,15 @@ class House:
                 and h.said["device"] == self[b].id]  # fmt: skip
         return bool(last) and last[-1].kind == "link.up"
 
+    def knows(self, a: str, b: str) -> bool:
+        """Whether a device has heard what another announces."""
+        return bool(self.heard(a, "device.joined", device=self[b].id))
+
     def heard(self, device: str, kind: str, /, **fields: Any) -> list[Heard]:
         """What a device told of a kind, with those fields."""
         return [
             h for h in self.told
-            if h.device == device and h.kind == kind and all(h.said.get(name) == value for name, value in fields.items())
+            if (h.device, h.kind) == (device, kind) and all(h.said.get(name) == fields[name] for name in fields)
         ]  # fmt: skip
 
     def until(self, true: Callable[[], Any], what: str) -> Any:
@@ -255,7 +260,9 @@ class House:
             try:
                 self.told.append(self._queue.get(timeout=max(0.0, until - time.monotonic())))
             except Empty:
-                logs = "\n".join(f"{d.name}: {d.log.read_text()[-3000:]}" for d in self.devices.values() if d.log.exists())
+                logs = "\n".join(
+                    f"{d.name}: {d.log.read_text()[-3000:]}" for d in self.devices.values() if d.log.exists()
+                )
                 raise AssertionError(f"{what}: it did not come to that\n{logs}") from None
         return found
 

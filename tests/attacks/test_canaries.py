@@ -1,4 +1,4 @@
-"""What must not leave a phone is planted there, and looked for on the other devices: in files, logs, events and answers."""
+"""What must not leave a phone is planted there, and looked for elsewhere: in files, logs, events and answers."""
 
 from __future__ import annotations
 
@@ -105,7 +105,8 @@ async def test_a_member_that_skips_the_plan_check_gets_handles_only(house: Any, 
 
     def step(name: str, skill: str, args: dict[str, Any], *needs: str) -> dict[str, Any]:
         return {"id": name, "epoch": 1, "key": f"hand/{name}/0", "skill": skill, "args": args, "needs": list(needs),
-                "reads": list(needs), "when": None, "for_each": None, "seconds": None, "sends": []}  # fmt: skip
+                "reads": list(needs), "when": None, "for_each": None, "seconds": None, "sends": [],
+                "from": {}}  # fmt: skip
 
     steps = [
         step("who", "contacts.find", {"name": "Anna"}),
@@ -137,6 +138,21 @@ async def test_a_member_that_skips_the_plan_check_gets_handles_only(house: Any, 
     assert reports["clip"]["value"]["text"].startswith("slip-handle:")
     assert reports["tell"]["value"]["number"].startswith("slip-handle:")
     nothing_leaked(house, reports, told)
+
+
+async def test_a_result_does_not_come_back_under_its_key_as_that_of_another_skill(
+    house: Any, friend: Path, turned: Any
+) -> None:
+    phone, key = house["phone"], "swap/s/0"
+    async with turned(friend, phone) as node:
+        heard = [await node.call("message.send", {"to": "Anna", "text": "x"}, on="phone", key=key)]
+        step = {"id": "s", "epoch": 1, "key": key, "skill": "phone.battery", "args": {}, "needs": [], "reads": [],
+                "when": None, "for_each": None, "seconds": None, "sends": [], "from": {}}  # fmt: skip
+        order = {"run": "swap", "have": {}, "steps": [step]}  # of a skill that labels nothing
+        with pytest.raises(SlipError) as refused:
+            await node.request(phone.id, "slip.arm", order, anyio.current_time() + 20)
+        heard.append(refused.value.to_wire())
+    nothing_leaked(house, heard)
 
 
 async def test_a_handle_means_nothing_on_another_device_and_not_in_every_argument(

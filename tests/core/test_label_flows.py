@@ -106,12 +106,16 @@ def test_who_reads_what_is_personal_must_be_one_who_may() -> None:
 def test_who_reads_what_never_leaves_its_device_runs_there() -> None:
     found = flows(
         FIND, step("a", "message.send", args={"to": "$find.number"}), step("b", "card.make", args={"of": "$find"}),
-        step("c", "text.upper", args={"text": 1},
-             when={"op": "not", "left": {"op": "eq", "left": {"$ref": "find.pin"}}}),
         step("d", "message.send", args={"to": "$find.name"}),
     )  # fmt: skip
-    assert found == Flows(together=[("find", "a"), ("find", "b"), ("find", "c")], personal={"d"})
-    assert found.groups() == [{"find", "a", "b", "c"}]
+    assert found == Flows(together=[("find", "a"), ("find", "b")], personal={"d"})
+    assert found.groups() == [{"find", "a", "b"}]
+
+
+def test_no_condition_reads_what_never_leaves_its_device_for_whether_a_step_ran_tells_of_it() -> None:
+    when = {"op": "not", "left": {"op": "eq", "left": {"$ref": "find.pin"}}}
+    with pytest.raises(UsageError, match="step c: when.left.*whether a step ran"):
+        flows(FIND, step("c", "text.upper", args={"text": 1}, when=when))
 
 
 def test_groups_are_all_that_hang_together() -> None:

@@ -102,6 +102,16 @@ class Clock:
         self.now = until
 
 
+class Tasks:
+    """Runs each job in a task of its own."""
+
+    def __init__(self, group: Any) -> None:
+        self._group = group
+
+    def do(self, job: Callable[[], Any]) -> None:
+        self._group.start_soon(job)
+
+
 class Device:
     """The links of a device, and what their owner is told; its calls are answered when the test says so."""
 
@@ -112,7 +122,7 @@ class Device:
         self.downs: list[tuple[Peer, SlipError | None]] = []
         self.calls: list[tuple[Peer, int]] = []
         self.timers = FakeTimers(clock)
-        self.links = Links(me, {"name": me}, transports or {}, None, self.timers, clock, self, group, self)
+        self.links = Links(me, {"name": me}, transports or {}, None, self.timers, clock, self, group, self, Tasks(group))
         self.strangers: set[str] = set()
         self.waiting: dict[str, anyio.Event] = {}
 

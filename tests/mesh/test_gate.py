@@ -140,7 +140,7 @@ async def test_a_key_belongs_to_the_device_that_used_it_first() -> None:
 async def test_nobody_but_its_owner_takes_a_step_of_a_run_back() -> None:
     async with house(testing.Rules().policy, "friend") as m:
         step = {"id": "s", "epoch": 1, "key": "r/s/0", "skill": "cabin.look", "args": {}, "needs": ["never"],
-                "reads": [], "when": None, "for_each": None, "seconds": None, "sends": []}  # fmt: skip
+                "reads": [], "when": None, "for_each": None, "seconds": None, "sends": [], "from": {}}  # fmt: skip
         until = anyio.current_time() + 3
         await m["phone"].request("car", "slip.arm", {"run": "r", "have": {}, "steps": [step]}, until)
         for target, more in (("slip.disarm", {"epoch": 9, "stop": True}), ("slip.withhold", {"to": "phone"}),

@@ -172,7 +172,7 @@ async def arm(m: testing.Mesh, *steps: dict[str, Any]) -> Any:
     """Have the car arm steps on the phone without asking its own plan check, as a device would that was taken over."""
     whole = [
         {"epoch": 1, "key": f"run/{s['id']}/0", "needs": [], "reads": [], "when": None, "for_each": None,
-         "seconds": None, "sends": ["car"], **s}
+         "seconds": None, "sends": ["car"], "from": {}, **s}
         for s in steps
     ]  # fmt: skip
     reports: dict[str, Any] = {}
