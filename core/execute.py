@@ -21,6 +21,7 @@ from .invoke import Invoker
 from .journal import Journal
 from .labels import Label
 from .orders import check_order
+from .serve import kept_back
 from .skill import Effect, Outcome, SkillSpec
 from .timers import Timer, Timers
 from .wire import pack
@@ -468,7 +469,7 @@ class Executor:
             if place[0] == "args" and not self._gate.keeps(spec, place[1:], found if hidden else None):
                 raise Denied(
                     f"{armed.step}: {'.'.join(place)} may not have that",
-                    f"what {made.skill} gives there never leaves its device, and {spec.name} does not promise to keep it",
+                    f"what {made.skill} gives there never leaves its device; {spec.name} does not promise to keep it",
                     "give it to an argument that is labelled: slip skills show", step=armed.step,
                 )  # fmt: skip
 
@@ -517,7 +518,7 @@ class Executor:
             "step": armed.step, "epoch": armed.epoch,
             "state": "asking" if armed.asking and armed.state == "running" else armed.state,
             "value": self._shown(armed, run.owner) if inline else None, "inline": inline, "size": armed.size,
-            "error": armed.error.to_wire() if armed.error else None,
+            "error": self._error_of(run, armed),
             "seconds": (armed.ended - armed.began) if armed.ended is not None and armed.began is not None else None,
         }  # fmt: skip
 
@@ -528,6 +529,13 @@ class Executor:
         return self._gate.out(
             armed.spec, armed.value, device, listed=armed.for_each is not None, private=armed.private, key=armed.key
         )
+
+    def _error_of(self, run: RunHere, armed: Armed) -> dict[str, Any] | None:
+        if armed.error is None:
+            return None
+        if armed.private and armed.spec is not None and run.owner != self._mesh.id:
+            return kept_back(armed.error, armed.spec).to_wire()
+        return armed.error.to_wire()
 
     def _report(self, run: RunHere, armed: Armed) -> dict[str, Any]:
         return {"run": run.id, **self._report_of(run, armed)}

@@ -27,7 +27,6 @@ from .policy import Policy, Verdict
 from .skill import Driving, Effect, SkillSpec
 from .trust import Member, Role
 
-
 REFUSALS_TOLD: Final = 20
 """Refusals of one caller that are told of in a second; the others are counted."""
 
@@ -148,8 +147,8 @@ class Gate:
         self.again(spec, args, caller)
         driving = self._driving()
         if spec.effect is Effect.PHYSICAL and driving not in (None, Driving.PARKED):
-            self._refuse(spec, caller, Verdict("refuse", "the floor: undoing what moves, while not parked",
-                                               f"undoing {spec.name} moves something", "park, then do it again"))  # fmt: skip
+            rule, why = "the floor: undoing what moves, while not parked", f"undoing {spec.name} moves something"
+            self._refuse(spec, caller, Verdict("refuse", rule, why, "park, then do it again"))
         self._audit.tell("effect", **_about(spec, caller), rule="undo")
 
     def _refuse(self, spec: SkillSpec, caller: Caller, verdict: Verdict) -> None:
@@ -161,7 +160,7 @@ class Gate:
                      skill=spec.name)  # fmt: skip
 
     def _may_tell(self, caller: str) -> bool:
-        """Whether one more refusal is told: who is refused all the time must not wash everything else out of the log."""
+        """Whether one more refusal is told: who is refused all the time must not wash the rest out of the log."""
         second = int(self._wall())
         if second != self._told_in:
             if self._untold:

@@ -21,6 +21,8 @@ FLOOD_LIMIT: Final = 5000
 """Messages in a second that nobody asked for, above which a link is closed."""
 BURST: Final = 4096
 """Bytes that are joined at most before they go out."""
+WAITING_LIMIT: Final = 64 * 1024 * 1024
+"""Bytes of large bodies that may wait for a peer that does not read."""
 KEY_LIMIT: Final = 200
 HELD_LIMIT: Final = 64
 """Messages that a peer may send while it is not yet known whether it is let in."""
@@ -262,6 +264,8 @@ class Peer:
             self.link.write(data, now=now)
         while not self.link.full() and (data := self._session.next_chunk()):
             self.link.write(data)
+        if self._session.waiting > WAITING_LIMIT and not self.lost:
+            self.abort(LinkLost(f"{self.id[:7]} does not read what is sent to it", f"{self._session.waiting} bytes wait"))
 
     def _begin(self, pending: Pending, args: dict[str, Any], key: str, origin: str = "") -> int:
         if self.lost or self._session.closed:

@@ -310,8 +310,8 @@ def _words(schema: dict[str, Any]) -> str:
 
 def refs_with_fields(args: Any, when: Any, for_each: Any) -> Iterator[tuple[tuple[str, ...], Ref]]:
     """Every reference in a step as its device is told of it, with its place: `("args", NAME, ...)`, `("when", ...)`."""
-    for field, value in (("args", args), ("when", when), ("for_each", for_each)):
-        for where, ref in _refs(value, field):
+    for name, value in (("args", args), ("when", when), ("for_each", for_each)):
+        for where, ref in _refs(value, name):
             yield tuple(where.split(".")), ref
 
 

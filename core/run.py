@@ -351,4 +351,5 @@ def check_answer(answer: Any, asked: Iterable[str]) -> None:
                 if answer[step]["step"] != step:
                     raise ValueError("it is of another step")
     except (KeyError, TypeError, ValueError) as error:
-        raise ProtocolError("what a device says of its steps cannot be read", f"{type(error).__name__}: {error}") from None
+        why = f"{type(error).__name__}: {error}"
+        raise ProtocolError("what a device says of its steps cannot be read", why) from None

@@ -20,6 +20,12 @@ from .timers import Sweep, Timers
 from .workers import Worker, Workers
 
 
+def kept_back(error: SlipError, spec: SkillSpec) -> SlipError:
+    """An error as another device may hear it, of a skill that was given what may not leave this one."""
+    why = "why stays on its device: it was given what may not leave it"
+    return type(error).of(f"{spec.name} failed", why, "", error.fault, error.retry, {"skill": spec.name})
+
+
 class _Serving:
     """One call: what answers it, until when, for whom."""
 
@@ -108,7 +114,7 @@ class Server:
                 on_item=send_item if peer.reads(stream) and not key else None,
             )  # fmt: skip
         except SlipError as error:
-            peer.fail(stream, error)
+            peer.fail(stream, kept_back(error, spec) if caller.private else error)
         except (Exception, SystemExit) as error:  # what a skill does to itself must not end the node
             peer.fail(stream, SkillFailed(f"{spec.name} broke off", type(error).__name__, skill=spec.name))
         except BaseException:

@@ -71,6 +71,8 @@ class Session:
         self._turn: deque[int] = deque()
         self._lane_queue: deque[int] = deque()
         self._large_number = 0
+        self.waiting = 0
+        """Bytes of large bodies that wait to go out."""
         self._large_in: dict[int, tuple[int, bytearray]] = {}
         self.arriving: list[tuple[int, int]] = []
         """(number, bytes) of large bodies that began (bytes 0) or became whole since this list was last emptied."""
@@ -255,6 +257,7 @@ class Session:
             self._lanes[lane] = _Lane()
             (self._turn if len(self._turn) < LARGE_AT_ONCE else self._lane_queue).append(lane)
         self._lanes[lane].bodies.append(body)
+        self.waiting += len(body)
 
     def outgoing(self) -> bytes:
         """What must be written now; empty if nothing."""
@@ -279,7 +282,7 @@ class Session:
         piece = body[lane.at : lane.at + CHUNK]
         lane.at += CHUNK
         if lane.at >= len(body):
-            lane.bodies.popleft()
+            self.waiting -= len(lane.bodies.popleft())
             lane.at = 0
         if lane.bodies:
             self._turn.append(key)
@@ -288,7 +291,7 @@ class Session:
         return head + frame(pack([Kind.CHUNK, lane.number, piece]))
 
     def _close_lane(self, key: int) -> None:
-        del self._lanes[key]
+        self.waiting -= sum(map(len, self._lanes.pop(key).bodies))
         if self._lane_queue and len(self._turn) < LARGE_AT_ONCE:
             self._turn.append(self._lane_queue.popleft())
 

@@ -278,7 +278,8 @@ class SkillSpec:
         return {
             "name": self.name, "title": self.title, "description": self.description,
             "inputSchema": self.input_schema, "outputSchema": self.output_schema, "annotations": self.annotations,
-            "effect": self.effect.value, "lock": self.lock, "driving": self.driving.value, "consent": self.consent.value, "undoable": self.undoable,
+            "effect": self.effect.value, "lock": self.lock, "driving": self.driving.value,
+            "consent": self.consent.value, "undoable": self.undoable,
             "resumable": self.resumable, "streaming": self.streaming, "needs": list(self.needs),
             "phrases": list(self.phrases),
             "cost": {"latency_ms": self.cost.latency_ms, "energy_mwh": self.cost.energy_mwh},

@@ -49,7 +49,7 @@ class Specs:
 
     async def of_mesh(self, devices: Sequence[Device]) -> dict[str, Mapping[str, Any]]:
         """The specs of everything that `devices` offer, by name; of two that differ, this device's
-        (the first one), or else the one with the effect that asks for the most care: no device makes another's harmless.
+        (the first one), or the one whose effect asks for the most care: no device makes another's look harmless.
 
         All devices are asked at once; one that does not answer is told about, and left out.
         """

@@ -76,7 +76,8 @@ class Targets:
                 self._executor.delivered(device, content)
             elif target == "slip.report" and (run := self._runs.by_id.get(content["run"])) is not None:
                 check_report(content)
-                if content["inline"] and content["state"] in GOOD and device != self._me and run.matches(device, content):
+                good = content["inline"] and content["state"] in GOOD
+                if good and device != self._me and run.matches(device, content):
                     self._executor.handed(run.id, content["step"], content["state"], content["value"])
                 run.report(device, content)
             elif target == "slip.progress" and (run := self._runs.by_id.get(content["run"])) is not None:

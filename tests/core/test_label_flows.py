@@ -114,7 +114,7 @@ def test_who_reads_what_never_leaves_its_device_runs_there() -> None:
 
 def test_no_condition_reads_what_never_leaves_its_device_for_whether_a_step_ran_tells_of_it() -> None:
     when = {"op": "not", "left": {"op": "eq", "left": {"$ref": "find.pin"}}}
-    with pytest.raises(UsageError, match="step c: when.left.*whether a step ran"):
+    with pytest.raises(UsageError, match=r"step c: when\.left.*whether a step ran"):
         flows(FIND, step("c", "text.upper", args={"text": 1}, when=when))
 
 

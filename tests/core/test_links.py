@@ -122,7 +122,8 @@ class Device:
         self.downs: list[tuple[Peer, SlipError | None]] = []
         self.calls: list[tuple[Peer, int]] = []
         self.timers = FakeTimers(clock)
-        self.links = Links(me, {"name": me}, transports or {}, None, self.timers, clock, self, group, self, Tasks(group))
+        tasks: Any = Tasks(group)
+        self.links = Links(me, {"name": me}, transports or {}, None, self.timers, clock, self, group, self, tasks)
         self.strangers: set[str] = set()
         self.waiting: dict[str, anyio.Event] = {}
 

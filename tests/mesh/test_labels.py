@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from trio.testing import MockClock
 
 from slipstream import testing
-from slipstream.core.errors import UsageError
+from slipstream.core.errors import SlipError, UsageError
 from slipstream.core.skill import Context, Effect, skill
 from slipstream.core.trust import Role
 from slipstream.skills.packs.labels import DeviceOnly, Personal
@@ -223,4 +223,46 @@ async def test_a_guest_sees_nothing_that_is_personal_and_gets_no_step_that_reads
         assert run.state == "done", run.error
         assert run.steps["loud"].device == "phone"
         assert not frames.holds(NAME)
+        nothing_leaked(m, frames)
+
+
+@skill("contacts.call", effect=Effect.READ)
+async def fails(ctx: Context, name: Personal[str]) -> str:
+    """Fail, and say why."""
+    raise UsageError(f"no contact is called {name}", name, name, field=name)
+
+
+async def test_an_error_does_not_say_what_a_handle_stands_for() -> None:
+    async with testing.mesh("phone", "car", skills={"phone": [find, fails], "car": [show]}) as m:
+        frames = Frames(m)
+        found = await m.call("contacts.find", {"name": "Anna"}, of="car")
+        with pytest.raises(UsageError, match="why stays on its device"):
+            await m.call("contacts.call", {"name": found["number"]}, of="car")
+        run = await m.run({"goal": "call", "steps": [
+            {"id": "who", "skill": "contacts.find", "args": {"name": "Anna"}},
+            {"id": "call", "skill": "contacts.call", "args": {"name": {"$ref": "who.number"}}},
+        ]}, of="car")  # fmt: skip
+        assert run.steps["call"].state == "failed"
+        nothing_leaked(m, frames)
+
+
+async def test_a_result_is_as_private_under_any_order_that_reads_it() -> None:
+    async with mesh() as m:
+        frames = Frames(m)
+        with pytest.raises(SlipError, match=r"cannot be read|another device"):  # a key that is not the step's
+            await arm(m, {"id": "who", "skill": "text.upper", "args": {"text": "x"}, "key": "else/who/0"})
+        first = {"id": "who", "skill": "contacts.find", "args": {"name": "Anna"}}
+        again = {**first, "epoch": 2, "key": "run/who/1", "needs": ["never"]}
+        reads = {"needs": ["who"], "reads": ["who"]}
+        await arm(m, first)
+        reports = await arm(
+            m, again,
+            {"id": "loud", "skill": "text.upper", "args": {"text": {"$ref": "who.number"}}, **reads},
+            {"id": "when", "skill": "text.upper", "args": {"text": "x"}, **reads,
+             "when": {"op": "lt", "left": {"$ref": "who.number"}, "right": "+5"}},
+        )  # fmt: skip
+        assert {name: r["state"] for name, r in reports.items()} == {"loud": "denied", "when": "denied"}
+        with pytest.raises(SlipError, match="cannot be read"):
+            await arm(m, {"id": "list", "skill": "text.upper", "args": {"text": {"$ref": "item"}}, **reads,
+                          "for_each": [{"$ref": "who.number"}]})  # fmt: skip
         nothing_leaked(m, frames)
