@@ -265,7 +265,9 @@ class Peer:
         while not self.link.full() and (data := self._session.next_chunk()):
             self.link.write(data)
         if self._session.waiting > WAITING_LIMIT and not self.lost:
-            self.abort(LinkLost(f"{self.id[:7]} does not read what is sent to it", f"{self._session.waiting} bytes wait"))
+            self.abort(
+                LinkLost(f"{self.id[:7]} does not read what is sent to it", f"{self._session.waiting} bytes wait")
+            )
 
     def _begin(self, pending: Pending, args: dict[str, Any], key: str, origin: str = "") -> int:
         if self.lost or self._session.closed:
