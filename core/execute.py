@@ -8,13 +8,13 @@ is not begun again, the first answer stands, and a new link brings everything th
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
 import anyio
 
 from . import plan as plans
+from .armed import Armed, RunHere
 from .errors import Cancelled, Denied, Refused, SkillFailed, SlipError, TimedOut, UnknownOutcome, UsageError, from_wire
 from .gate import Caller, Gate
 from .invoke import Invoker
@@ -25,7 +25,7 @@ from .serve import kept_back
 from .skill import Effect, Outcome, SkillSpec
 from .timers import Timer, Timers
 from .wire import pack
-from .workers import Worker, Workers
+from .workers import Workers
 
 INLINE_LIMIT = 64 * 1024
 """Largest result, in bytes of msgpack, that is reported to the owner of a run as well, so that it can be given out
@@ -47,65 +47,6 @@ class Mesh(Protocol):
 
     def note(self, device: str, target: str, content: dict[str, Any]) -> bool:
         """Send a message that has no answer if there is a link; otherwise ask for a link and answer false."""
-
-
-@dataclass(slots=True)
-class Armed:
-    """A step that this device will run, runs or ran."""
-
-    step: str
-    epoch: int
-    key: str
-    skill: str
-    args: dict[str, Any]
-    needs: tuple[str, ...]
-    reads: tuple[str, ...]
-    when: dict[str, Any] | None
-    for_each: dict[str, Any] | None
-    seconds: float | None
-    sends: set[str]
-    makers: dict[str, str]
-    """Which device makes each result that it waits for, as its owner says: nobody else may deliver that."""
-    sent: set[str] = field(default_factory=set)
-    state: str = "armed"
-    value: Any = None
-    size: int = 0
-    fresh: bool = False
-    """Whether the journal had nothing of its key when it was armed."""
-    error: SlipError | None = None
-    began: float | None = None
-    ended: float | None = None
-    worker: Worker | None = None
-    asking: bool = False
-    """Whether it waits for a person's consent."""
-    private: bool = False
-    """Whether it was given what may not leave this device: nor may what it made of it."""
-    spec: SkillSpec | None = None
-    """Of the skill, as it was when the step began or its result was found: it says what in the result is private."""
-
-    @property
-    def final(self) -> bool:
-        """Whether it ended."""
-        return self.state not in ("armed", "running")
-
-
-@dataclass(slots=True)
-class RunHere:
-    """What this device knows of a run: its owner, what was armed here, and the results that came.
-
-    Results that came before anybody armed what reads them wait as `early`, by step and sender; the owner of such a run
-    is not known yet, and `sender` is who sent the first of them.
-    """
-
-    id: str
-    owner: str
-    sender: str = ""
-    steps: dict[str, Armed] = field(default_factory=dict)
-    values: dict[str, tuple[str, Any]] = field(default_factory=dict)
-    made: dict[str, Armed] = field(default_factory=dict)
-    """The steps whose values here were made here: what of them may not leave is as their specs said then."""
-    early: dict[tuple[str, str], tuple[str, Any]] = field(default_factory=dict)
-    cancelled: bool = False
 
 
 class Executor:
