@@ -78,8 +78,11 @@ class Admitted:
             ProtocolError: it is something else.
         """
         try:
-            certificate, owner, root = (bytes(data[name]) for name in ("certificate", "owner", "root"))
-            return cls(certificate, owner, root, [bytes(s) for s in data["statements"]])
+            certificate, owner, root = (data[name] for name in ("certificate", "owner", "root"))
+            statements = list(data["statements"])
+            if not all(type(part) is bytes for part in (certificate, owner, root, *statements)):
+                raise TypeError("a part is no bytes")
+            return cls(certificate, owner, root, statements)
         except (KeyError, TypeError, ValueError) as error:
             raise ProtocolError("what lets a device in cannot be read", f"{type(error).__name__}: {error}") from None
 
