@@ -27,6 +27,7 @@ from .policy import Policy, Verdict
 from .skill import Driving, Effect, SkillSpec
 from .trust import Member, Role
 
+_ANY_TIME: Final = datetime(2000, 1, 1)
 REFUSALS_TOLD: Final = 20
 """Refusals of one caller that are told of in a second; the others are counted."""
 
@@ -75,8 +76,9 @@ class Gate:
         """
         by = self._as(caller.device)
         of = by if not caller.origin or caller.origin == caller.device else self._as(caller.origin)
-        now = datetime.fromtimestamp(self._wall())
-        return self._policy.current().decide(spec, args, by, of, driving or self._driving(), now)
+        policy = self._policy.current()
+        now = datetime.fromtimestamp(self._wall()) if policy.timed else _ANY_TIME
+        return policy.decide(spec, args, by, of, driving or self._driving(), now)
 
     def _as(self, device: str) -> Member:
         """What a device is here; whoever is at this one has it in his hands, so here it is an owner."""

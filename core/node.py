@@ -278,6 +278,8 @@ class Node(Calls):
 
     def _driving(self) -> Driving | None:
         """What the vehicle that this device is does now; None if it is none."""
+        if not self._vehicles:
+            return None
         said = [state for state in (vehicle() for vehicle in self._vehicles) if state is not None]
         return max(said, key=list(Driving).index, default=None)
 

@@ -131,6 +131,11 @@ class Policy:
         return sum(1 << index for index, rule in enumerate(self.rules) if fits(rule))
 
     @property
+    def timed(self) -> bool:
+        """Whether any rule asks what time it is."""
+        return bool(self._timed)
+
+    @property
     def consent_seconds(self) -> float:
         """How long a person has to answer."""
         return self._asking.seconds

@@ -20,6 +20,9 @@ from .timers import Sweep, Timers
 from .workers import Worker, Workers
 
 
+CALLERS_KEPT = 256
+
+
 def kept_back(error: SlipError, spec: SkillSpec) -> SlipError:
     """An error as another device may hear it, of a skill that was given what may not leave this one."""
     why = "why stays on its device: it was given what may not leave it"
@@ -43,6 +46,7 @@ class Server:
         self, invoker: Invoker, gate: Gate, workers: Workers, timers: Timers, clock: Callable[[], float]
     ) -> None:
         self._invoker, self._gate, self._workers, self._timers, self._clock = invoker, gate, workers, timers, clock
+        self._callers: dict[tuple[str, str], Caller] = {}
         self._serving: dict[tuple[Peer, int], _Serving] = {}
         self._credit: dict[tuple[Peer, int], anyio.Event] = {}
         self._sweep = Sweep(timers, self._end_overdue, clock)
@@ -58,8 +62,15 @@ class Server:
         if left >= 0:
             deadline = self._clock() + left
             self._sweep.before(deadline)
-        serving = self._serving[peer, stream] = _Serving(spec, deadline, Caller(peer.id, origin))
+        serving = self._serving[peer, stream] = _Serving(spec, deadline, self._caller(peer.id, origin))
         serving.worker = self._workers.do(partial(self._serve, peer, stream, serving, args, key))
+
+    def _caller(self, device: str, origin: str) -> Caller:
+        if (known := self._callers.get((device, origin))) is None:
+            if len(self._callers) > CALLERS_KEPT:
+                self._callers.clear()
+            known = self._callers[device, origin] = Caller(device, origin)
+        return known
 
     async def here(
         self, spec: SkillSpec, args: dict[str, Any], key: str, caller: Caller, deadline: float,
