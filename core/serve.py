@@ -19,7 +19,6 @@ from .skill import SkillSpec
 from .timers import Sweep, Timers
 from .workers import Worker, Workers
 
-
 CALLERS_KEPT = 256
 
 
