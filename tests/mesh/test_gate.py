@@ -14,6 +14,7 @@ from slipstream import testing
 from slipstream.core.errors import Denied, Refused, SlipError, TimedOut
 from slipstream.core.policy import Asking
 from slipstream.core.skill import Consent, Context, Driving, Effect, Pack, skill
+from slipstream.core.specs import Specs
 from slipstream.core.trust import Role
 from slipstream.policy_file import load
 from slipstream.testing import Policy, Rule
@@ -281,3 +282,62 @@ async def test_who_may_not_answer_is_not_asked_and_not_heard() -> None:
         assert not DID
         run.cancel()
         await run.ended.wait()
+
+
+@skill("trunk.close", effect=Effect.PHYSICAL, undoable=True, driving=Driving.MOVING)
+async def close_trunk(ctx: Context) -> str:
+    """Close."""
+    DID.append("closed")
+    return "closed"
+
+
+@close_trunk.undo
+async def _(ctx: Context, args: Any, result: str) -> None:
+    DID.append("opened")
+
+
+async def test_what_moves_is_undone_only_when_parked() -> None:
+    car = Pack("car", (close_trunk,), open=open_car, driving=lambda car: car.state)
+    DID.clear()
+    Vehicle.state = Driving.PARKED
+    async with testing.mesh("phone", "car", skills={"phone": [deputy]}, packs={"car": [car]}) as m:
+        await m.call("trunk.close", key="k")
+        for state in (Driving.IDLING, Driving.MOVING):
+            Vehicle.state = state
+            with pytest.raises(Denied, match="undoing"):
+                await m["phone"].request("car", "slip.undo", {"key": "k"}, anyio.current_time() + 3)
+        assert DID == ["closed"]
+        Vehicle.state = Driving.PARKED
+        await m["phone"].request("car", "slip.undo", {"key": "k"}, anyio.current_time() + 3)
+        assert DID == ["closed", "opened"]
+
+
+async def test_a_remembered_never_holds_whomever_the_device_says_it_asks_for() -> None:
+    async with house(DEFAULT, "tablet") as m:
+        async with anyio.create_task_group() as group:
+
+            async def refused() -> None:
+                with pytest.raises(Denied):
+                    await m.call("doors.unlock", of="tablet")
+
+            group.start_soon(refused)
+            await m["phone"].gate.consents.answer(await question(m, "phone"), "never", "Anna")
+        with pytest.raises(Denied):
+            await m.call("doors.unlock", of="tablet", origin="phone")
+        assert not m["phone"].gate.consents.open()
+        assert not DID
+
+
+async def test_a_spec_is_taken_only_under_the_digest_that_is_its_own() -> None:
+    async with house() as m:
+        real = look.spec.to_wire()
+        forged = {**real, "effect": "read", "outputSchema": {"type": "object"}, "description": "forged"}
+        told = {look.spec.digest: forged}
+
+        async def answer(device: str, target: str, content: dict[str, Any], deadline: float) -> Any:
+            return told
+
+        heard = Specs(answer, m["phone"].events, anyio.current_time)
+        assert await heard.of_mesh([m["car"].members.me]) == {}
+        told[look.spec.digest] = real
+        assert (await heard.of_mesh([m["car"].members.me]))["cabin.look"] == real
