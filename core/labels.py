@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import msgpack
 
+from ..runtime_ext.frames import begins
 from . import plan as plans
 from .errors import SkillFailed, UsageError
 from .label_graph import Label, Labels, label_at, labels_of
@@ -109,6 +110,11 @@ class Handles:
             if known:
                 del self._minted[known]
         return handle
+
+    @staticmethod
+    def any_in(value: Any) -> bool:
+        """Whether there may be handles in a value, of whichever device."""
+        return begins(value, _PREFIX)
 
     def resolve(self, value: Any, labels: Labels | None) -> Any:
         """Arguments with what the handles of this device stand for; the same object if there is none.

@@ -104,12 +104,14 @@ class _Argument:
 class _Known:
     """What cannot change for a skill and a device."""
 
-    __slots__ = ("args", "limits", "mask", "member", "spec", "timed", "verdicts")
+    __slots__ = ("always", "args", "limits", "mask", "member", "spec", "timed", "verdicts")
 
     def __init__(self, spec: SkillSpec, member: Member, mask: int, timed: bool, args: tuple[_Argument, ...]) -> None:
         self.spec, self.member, self.mask, self.timed, self.args = spec, member, mask, timed, args
         self.limits: tuple[Limit, ...] = limits(spec)
         self.verdicts: dict[int, Verdict] = {}
+        self.always: Verdict | None = None
+        """What the rules say whatever the call is, where the first of them that fits is one that always does."""
 
 
 class Policy:
@@ -162,9 +164,10 @@ class Policy:
             for limit in known.limits:
                 if limit.forbids(args, driving):
                     return _floor(limit, driving)
-        verdict = self._first(known, args, driving, now)
+        verdict = known.always or self._first(known, args, driving, now)
         if origin is not caller:
-            other = self._first(self._of(spec, origin), args, driving, now)
+            known = self._of(spec, origin)
+            other = known.always or self._first(known, args, driving, now)
             if _STRICTNESS[other.answer] > _STRICTNESS[verdict.answer]:
                 return other
         return verdict
@@ -178,6 +181,9 @@ class Policy:
             mask &= self._at[bisect_right(self._edges, minute) - 1]
         for argument in known.args:
             mask &= argument.mask(args)
+        return self._lowest(known, mask)
+
+    def _lowest(self, known: _Known, mask: int) -> Verdict:
         index = (mask & -mask).bit_length() - 1
         verdict = known.verdicts.get(index)
         if verdict is None:
@@ -206,7 +212,10 @@ class Policy:
             mask &= ((sure & -sure) << 1) - 1
         names = sorted({name for i, rule in enumerate(self.rules) if mask >> i & 1 for name in rule.args})
         args = tuple(self._argument(spec, name, mask) for name in names)
-        return _Known(spec, member, mask, bool(mask & self._timed), args)
+        known = _Known(spec, member, mask, bool(mask & self._timed), args)
+        if mask & -mask & self._plain or not mask:
+            known.always = self._lowest(known, mask)
+        return known
 
     def _argument(self, spec: SkillSpec, name: str, among: int) -> _Argument:
         rules = [(1 << i, rule) for i, rule in enumerate(self.rules) if among >> i & 1 and name in rule.args]

@@ -117,11 +117,12 @@ class Server:
             opened = self._gate.open(spec, args)
             if opened is not args:
                 caller = replace(caller, private=True)
-            send_item = partial(self._send_item, peer, stream, spec, caller.private)
+            send_item = None
+            if spec.streaming and not key and peer.reads(stream):
+                send_item = partial(self._send_item, peer, stream, spec, caller.private)
             outcome, value = await self._invoker.invoke(
                 spec, opened, key=key, caller=caller, deadline=None if serving.deadline == inf else serving.deadline,
-                on_progress=partial(peer.progress, stream),
-                on_item=send_item if peer.reads(stream) and not key else None,
+                on_progress=partial(peer.progress, stream), on_item=send_item,
             )  # fmt: skip
         except SlipError as error:
             peer.fail(stream, kept_back(error, spec) if caller.private else error)
@@ -131,10 +132,11 @@ class Server:
             peer.fail(stream, Cancelled(f"{spec.name} was cancelled"))
             raise
         else:
-            # the first answer to a key may be one to a call that brought more than this one does
-            labelled = key and self._gate.result_labels(spec) is not None
-            private = caller.private or (bool(labelled) and self._invoker.is_private(key))
-            peer.answer(stream, outcome, self._gate.out(spec, value, peer.id, key=key or None, private=private))
+            if self._gate.result_labels(spec):
+                # the first answer to a key may be one to a call that brought more than this one does
+                private = caller.private or (bool(key) and self._invoker.is_private(key))
+                value = self._gate.out(spec, value, peer.id, key=key or None, private=private)
+            peer.answer(stream, outcome, value)
         finally:
             self._serving.pop((peer, stream), None)
             if spec.streaming:

@@ -9,6 +9,7 @@ values, is truncated, goes on after its end, or uses extension types: so a bomb 
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_Tailmatch
 from libc.string cimport memcpy
 
 DEF MAX_DEPTH = 64
@@ -155,6 +156,34 @@ cdef class Splitter:
             at += 4 + <Py_ssize_t>size
         self._rest = data[at:] if at else data
         return bodies
+
+
+cdef bint _begins(object value, str prefix, Py_ssize_t n, int depth):
+    """Deeper than the wire carries, the answer is yes: whoever asks looks for himself then."""
+    cdef object inner
+    if type(value) is str:
+        return PyUnicode_Tailmatch(value, prefix, 0, n, -1) == 1
+    if depth > MAX_DEPTH:
+        return True
+    if type(value) is dict:
+        for inner in (<dict>value).values():
+            if _begins(inner, prefix, n, depth + 1):
+                return True
+    elif type(value) is list:
+        for inner in <list>value:
+            if _begins(inner, prefix, n, depth + 1):
+                return True
+    elif type(value) not in _FLAT:
+        return True
+    return False
+
+
+_FLAT = frozenset((int, float, bool, bytes, type(None)))
+
+
+def begins(object value, str prefix not None):
+    """Whether some text in a plain value may begin with `prefix`: keys are not looked at, other types may hold any."""
+    return _begins(value, prefix, len(prefix), 0)
 
 
 def frame(bytes body not None):

@@ -407,3 +407,28 @@ def test_what_a_skill_made_of_a_kept_value_is_kept_as_strictly() -> None:
     kept = conceal(result, echo, through(lambda label: label <= PERSONAL), handles.mint)
     assert kept["text"].startswith("slip-handle:")
     assert kept["length"] == 3
+
+
+class Text(str):
+    __slots__ = ()
+
+
+DEEP: Any = "slip-handle:"
+for _ in range(100):
+    DEEP = [DEEP]
+MAY_HOLD = [
+    ("slip-handle:", True),
+    ({"a": [{"b": ["x", "slip-handle:here:…"]}]}, True),
+    ({"slip-handle:": 1}, False),
+    (["slip-handle", " slip-handle:", "", b"slip-handle:", 3, 2.5, None, True], False),
+    (Text("other"), True),
+    (("x",), True),
+    ({"a": object()}, True),
+    (DEEP, True),
+    ({"ä": "š", "b": {}}, False),
+]
+
+
+@pytest.mark.parametrize(("value", "may"), MAY_HOLD)
+def test_only_a_plain_value_without_any_handle_is_let_pass_unread(value: Any, may: bool) -> None:
+    assert Handles.any_in(value) is may
