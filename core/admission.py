@@ -57,10 +57,10 @@ class Keeper(Protocol):
         """
 
     async def retire(self, device: str) -> None:
-        """As an owner, throw a device out that asked for it.
+        """As an owner, throw the key of a device out that asked for it, and has a new one.
 
         Raises:
-            SlipError: this device is no owner.
+            SlipError: it has none, or this device is no owner.
         """
 
 
@@ -78,7 +78,6 @@ class Admission:
         self._taken = anyio.Event()
         self._begun = self._ended = 0
         self._chaff: dict[str, tuple[float, float]] = {}
-        self._renewed: set[str] = set()
         self._renewing = anyio.Lock()
         self._answered: dict[str, tuple[float, int]] = {}
         self._ids = set(keeper.roster.ids())
@@ -143,17 +142,8 @@ class Admission:
             raise ProtocolError("a request for a new key cannot be read")
         if self.check(device).role is Role.GUEST:
             raise Refused("a guest gets no new key", "it is here for a while only", "slip pair invite --role guest")
-        if device in self._renewed:
-            raise Refused("this key was renewed before", "a key has one successor", "slip pair revoke, slip pair join")
-        self._renewed.add(device)  # before anything is awaited: a key has one successor, however often it asks
-        try:
-            async with self._renewing:
-                told = await self._keeper.renew(device, csr)
-        except BaseException:
-            self._renewed.discard(device)
-            raise
-        self._renewed.add(str(told.get("id")))  # nor has that one a successor before this device starts anew
-        return told
+        async with self._renewing:
+            return await self._keeper.renew(device, csr)
 
     # -- the exchange ------------------------------------------------------------------------------------------------
 

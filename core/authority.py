@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from .audit import audit_key
 from .device import clean, short
@@ -41,6 +41,10 @@ from .trust import Role, Roster, Statement
 if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
+
+
+LINE_LIMIT: Final = 4
+"""Keys of one device that are let in at a time: a new one may be asked for again when the answer was lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +226,7 @@ class Authority:
 
     def _admit(
         self, roster: Roster, csr: bytes, *, name: str, kind: str, role: Role, until: float | None = None,
-        profile: str = "",
+        profile: str = "", line: str = "",
     ) -> Admitted:  # fmt: skip
         public = _requested(csr)
         device = id_of_spki(_spki(public))
@@ -233,13 +237,14 @@ class Authority:
             authority = _certificate(_owner_name(device), public, self._key, self._name(), ca=True)
             owner = _pem(authority) + self._chain
         self._add(roster, "add", device, role=role, name=name, device_kind=kind, until=until, profile=profile,
-                  number=roster.next_number(device))  # fmt: skip
+                  number=roster.next_number(device), line=line)  # fmt: skip
         certificate = _pem(_certificate(_name(device), public, self._key, self._name(), ca=False)) + self._chain
         everything = [s.to_wire() for s in roster.statements]
         return Admitted(certificate, owner, self.identity.root.read_bytes(), everything)
 
     def revoke(self, device: str) -> Statement:
-        """Throw a device out, for ever. What an owner had said before counts no more; this one says it again.
+        """Throw a device out with every key of its line, for ever. What an owner had said counts no more; this one says
+        it again.
 
         Raises:
             UsageError: it is not of this mesh, or this device itself.
@@ -248,23 +253,44 @@ class Authority:
             raise UsageError("a device does not throw itself out", "another owner would have to say so",
                              "slip pair revoke, on another owner")  # fmt: skip
         with self._file.held() as roster:
-            if roster.member(device) is None:
+            if not roster.line(device):
                 raise UsageError(f"{short(device)} is not of this mesh", "", "slip pair roster")
             self._require_owner(roster)
             statement = _throw_out(self._key, roster, device)
             self._file.write(roster)
         return statement
 
-    def renew(self, device: str, csr: bytes) -> Admitted:
-        """Let the new key of a device in, as what it is; its old one stays until it is revoked.
+    def retire(self, device: str) -> Statement:
+        """Throw out the key of a device that has a new one, and that key only.
 
         Raises:
-            Refused: the request proves no key on P-256, or the device is not of this mesh any more.
+            Refused: it has none.
+        """
+        with self._file.held() as roster:
+            heir = next((m.id for m in roster.line(device) if m.line == device), "")
+            if not heir:
+                raise Refused(f"{short(device)} has no new key", "it would be out for ever", "slip pair rotate")
+            self._require_owner(roster)
+            statement = _throw_out(self._key, roster, device, heir)
+            self._file.write(roster)
+        return statement
+
+    def renew(self, device: str, csr: bytes) -> Admitted:
+        """Let the new key of a device in, as what it is; its old one stays until it retires.
+
+        Raises:
+            Refused: the request proves no key on P-256, the device is not of this mesh any more, is an owner, which
+                does this itself, or has asked for too many keys.
         """
         with self._file.held() as roster:
             known = roster.admitted(device, time.time())
+            if known.role is Role.OWNER:
+                raise Refused("an owner gives itself a new key", "", "slip pair rotate, on that device")
+            if len(roster.line(device)) >= LINE_LIMIT:
+                raise Refused(f"{known.name} has {LINE_LIMIT} keys already", "it never came back with the new ones",
+                              f"slip pair revoke {known.id}, then let it in anew: slip pair invite")  # fmt: skip
             admitted = self._admit(roster, csr, name=known.name, kind=known.kind, role=known.role, until=known.until,
-                                   profile=known.profile)  # fmt: skip
+                                   profile=known.profile, line=device)  # fmt: skip
             self._file.write(roster)
         return admitted
 
@@ -274,7 +300,7 @@ class Authority:
         with self._file.held() as roster:  # nothing of it is written before the new key is whole
             me = roster.admitted(self.identity.id, time.time())
             admitted = self._admit(roster, asked.csr, name=me.name, kind=me.kind, role=me.role)
-            _throw_out(_key_of(asked.key), roster, me.id)
+            _throw_out(_key_of(asked.key), roster, me.id, asked.id)
             statements = [s.to_wire() for s in roster.statements]
             replace_identity(self._folder, asked, replace(admitted, statements=statements))
         return Identity.load(self._folder)
@@ -321,27 +347,28 @@ def admit_here(
     return Identity.load(folder)
 
 
-def _throw_out(key: EllipticCurvePrivateKey, roster: Roster, device: str) -> Statement:
+def _throw_out(key: EllipticCurvePrivateKey, roster: Roster, device: str, heir: str = "") -> Statement:
     """Revoke a device with the key of an owner, who says again what the revoked one had said and is to stand."""
     me = id_of_spki(_spki(key.public_key()))
     members, revokes = roster.members(), roster.revokes()
-    statement = _signed(key, roster, "revoke", device, keeps=roster.stands_on(me, device))
+    out = {device} if heir else {device, *(m.id for m in roster.line(device))}
+    statement = _signed(key, roster, "revoke", device, keeps=roster.stands_on(me, device), line=heir)
     roster.merge([statement])
     for old in revokes:
         if not roster.revoked(old.subject):
-            roster.merge([_signed(key, roster, "revoke", old.subject, keeps=old.keeps)])
+            roster.merge([_signed(key, roster, "revoke", old.subject, keeps=old.keeps, line=old.line)])
     for m in sorted(members, key=lambda m: m.role is not Role.OWNER):  # an owner's word stands again with the owner
         now = roster.member(m.id)
-        if m.id != device and (now is None or replace(now, by=m.by) != m):
+        if m.id not in out and (now is None or replace(now, by=m.by) != m):
             roster.merge([_signed(key, roster, "add", m.id, role=m.role, name=m.name, device_kind=m.kind, until=m.until,
-                                  profile=m.profile, number=roster.next_number(m.id))])  # fmt: skip
+                                  profile=m.profile, number=roster.next_number(m.id), line=m.line)])  # fmt: skip
     return statement
 
 
 def _signed(
     key: EllipticCurvePrivateKey, roster: Roster, kind: Literal["add", "revoke"], subject: str, *,
     role: Role | None = None, name: str = "", device_kind: str = "", until: float | None = None, profile: str = "",
-    number: int = 0, keeps: bytes = b"", clock: Callable[[], float] = time.time,
+    number: int = 0, keeps: bytes = b"", line: str = "", clock: Callable[[], float] = time.time,
 ) -> Statement:  # fmt: skip
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.hashes import SHA256
@@ -351,7 +378,7 @@ def _signed(
     statement = Statement(
         kind=kind, mesh=roster.mesh, signer=signer, seq=roster.next_seq(signer), subject=subject, role=role,
         name=clean(name), device_kind=clean(device_kind), until=until, profile=clean(profile),
-        number=number, keeps=keeps, at=float(int(clock())), spki=spki, signature=b"",
+        number=number, keeps=keeps, at=float(int(clock())), spki=spki, signature=b"", line=line,
     )  # fmt: skip
     return replace(statement, signature=key.sign(statement.body, ec.ECDSA(SHA256())))
 

@@ -12,6 +12,8 @@ Laws:
   Gelder, Ross and Schlipf 1991, the revokes that are true or undecided, and the admissions that are true.) So nothing
   that is said by somebody who is no owner now lets anybody in, or back in.
 - A revoke that would undo what made its own signer an owner counts for nothing; so does one of oneself.
+- A member's new key comes in the place of its old one, and says so. A revoke of either is one of all keys of that line,
+  for nobody knows which of them the thief has; one that only makes room for the new key names it.
 """
 
 from __future__ import annotations
@@ -60,8 +62,9 @@ class Statement:
     """That a key is of the mesh (`add`), or is not any more (`revoke`), signed by the key `signer`.
 
     `seq` counts the signer's statements; `number` the admissions of the subject, of which the highest says what it is;
-    `keeps` is the id of the one statement of a revoked subject that still counts, if any; `at` is for people
-    only, clocks prove nothing.
+    `keeps` is the id of the one statement of a revoked subject that still counts, if any; `line` the key in whose place
+    an admitted one comes, or the one that came in the place of a revoked one, and is not revoked with it; `at` is for
+    people only, clocks prove nothing.
     """
 
     kind: Literal["add", "revoke"]
@@ -81,13 +84,14 @@ class Statement:
     """The signer's public key (DER), which `signer` is the hash of."""
     signature: bytes
     """ECDSA over P-256 with SHA-256 (DER), of `body`."""
+    line: str = ""
 
     @cached_property
     def body(self) -> bytes:
         """What is signed."""
         fields = [
             _TAG, self.kind, self.mesh, self.signer, self.seq, self.subject, self.role and self.role.value, self.name,
-            self.device_kind, self.until, self.profile, self.number, self.keeps, self.at,
+            self.device_kind, self.until, self.profile, self.number, self.keeps, self.line, self.at,
         ]  # fmt: skip
         packed: bytes = msgpack.packb(fields)
         return packed
@@ -119,14 +123,15 @@ class Statement:
         if len(data) > STATEMENT_LIMIT:
             raise ValueError(f"{len(data)} bytes; {STATEMENT_LIMIT} are allowed")
         body, spki, signature = _unpack(data, (bytes, bytes, bytes))
-        tag, kind, mesh, signer, seq, subject, role, name, device_kind, until, profile, number, keeps, at = _unpack(
-            body,
-            (str, str, str, str, int, str, (str, type(None)), str, str, (float, type(None)), str, int, bytes, float),
-        )
+        text, maybe = str, type(None)
+        kinds = (text, text, text, text, int, text, (text, maybe), text, text, (float, maybe), text, int, bytes, text,
+                 float)  # fmt: skip
+        (tag, kind, mesh, signer, seq, subject, role, name, device_kind, until, profile, number, keeps, line,
+         at) = _unpack(body, kinds)  # fmt: skip
         if tag != _TAG or kind not in ("add", "revoke") or (kind == "add") != (role is not None):
             raise ValueError("it is of another version")
-        for text in (mesh, signer, subject, name, device_kind, profile):
-            if clean(text) != text:
+        for words in (mesh, signer, subject, name, device_kind, profile, line):
+            if clean(words) != words:
                 raise ValueError("a text that is too long, or cannot be shown")
         if not all(0 <= n < 2**53 for n in (seq, number)) or not seq or not subject:
             raise ValueError("a number out of its range")
@@ -135,7 +140,7 @@ class Statement:
         if not all(0 <= time < _END_OF_TIME for time in (at, 0.0 if until is None else until)):
             raise ValueError("a time out of its range")
         made = cls(kind, mesh, signer, seq, subject, None if role is None else Role(role), name, device_kind, until,
-                   profile, number, keeps, at, spki, signature)  # fmt: skip
+                   profile, number, keeps, at, spki, signature, line)  # fmt: skip
         if made.body != body:
             raise ValueError("it is not written in the one way that statements are")
         return made
@@ -165,6 +170,8 @@ class Member:
     """What kind of guest: the policy says what that allows."""
     by: str = ""
     """Who let it in."""
+    line: str = ""
+    """The key in whose place it came."""
 
 
 class Roster:
@@ -178,6 +185,7 @@ class Roster:
         self._chosen: dict[str, Statement] = {}
         self._way: dict[str, Statement] = {}
         self._revoked: set[str] = set()
+        self._lines: dict[str, set[str]] = {}
         self._effective: set[bytes] = set()
         self._last: dict[str, int] = {}
         self._digest: bytes | None = None
@@ -227,7 +235,11 @@ class Roster:
             if len(effective) == len(before):
                 break
         counting = self._counting(effective)
+        self._lines = _lines(counting.values())
         self._revoked = {r.subject for r in effective}
+        for revoke in effective:
+            if not revoke.line:
+                self._revoked |= self._lines.get(revoke.subject, set())
         self._effective = {r.id for r in effective}
         self._way = _ways(counting.values())
         self._chosen, self._members = {}, {}
@@ -238,7 +250,8 @@ class Roster:
                     self._chosen[statement.subject] = statement
         for subject, s in self._chosen.items():
             assert s.role is not None
-            self._members[subject] = Member(subject, s.name, s.device_kind, s.role, s.until, s.profile, s.signer)
+            self._members[subject] = Member(subject, s.name, s.device_kind, s.role, s.until, s.profile, s.signer,
+                                            s.line)  # fmt: skip
 
     def _holds(self, revoke: Statement, way: dict[str, Statement]) -> bool:
         """Whether who says it is still an owner if it counts."""
@@ -283,6 +296,10 @@ class Roster:
     def revoked(self, device: str) -> bool:
         """Whether a device was thrown out."""
         return device in self._revoked
+
+    def line(self, device: str) -> list[Member]:
+        """The keys of a device that are of the mesh, if one of them is this."""
+        return [m for m in self.members() if m.id == device or m.id in self._lines.get(device, ())]
 
     def admitted(self, device: str, now: float) -> Member:
         """A device that may be here now; `now` in Unix seconds.
@@ -358,6 +375,21 @@ def _ways(counting: Iterable[Statement]) -> dict[str, Statement]:
     for statement in counting:
         if statement.role is Role.OWNER:
             found.setdefault(statement.subject, statement)
+    return found
+
+
+def _lines(counting: Iterable[Statement]) -> dict[str, set[str]]:
+    """Of each key that came in the place of another, or made room for one, all those of its line.
+
+    An owner's word is void with it, and with that the admission of the key that it gave itself: it needs no line.
+    """
+    adds = [s for s in counting if s.kind == "add"]
+    owners = {s.subject for s in adds if s.role is Role.OWNER}
+    found: dict[str, set[str]] = {}
+    for add in adds:
+        if add.line and add.subject not in owners and add.line not in owners:
+            joined = found.get(add.subject, {add.subject}) | found.get(add.line, {add.line})
+            found.update(dict.fromkeys(joined, joined))
     return found
 
 

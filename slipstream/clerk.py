@@ -19,17 +19,17 @@ def answer(state: Path, question: dict[str, Any]) -> dict[str, Any]:
     """What the question asks for.
 
     `take`: check the signatures of statements and keep what is right; `new` is how many were. On an owner, `renew`: let
-    the new key in that the device `device` made (its request, `csr`), as what it was; `retire`: throw `device` out.
+    the new key in that the device `device` made (its request, `csr`), as what it was; `retire`: throw that key out,
+    in whose place a new one came.
     """
     if "take" in question:
         return {"new": len(RosterFile(state).take(question["take"]))}
-    from .core.authority import Authority, id_of_request
+    from .core.authority import Authority
 
     owner = Authority.load(state)
     if "renew" in question:
-        admitted = owner.renew(question["device"], question["renew"])
-        return {**admitted.to_wire(), "id": id_of_request(question["renew"])}
-    owner.revoke(question["retire"])
+        return owner.renew(question["device"], question["renew"]).to_wire()
+    owner.retire(question["retire"])
     return {}
 
 

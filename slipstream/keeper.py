@@ -61,10 +61,10 @@ class RosterKeeper:
         return answer
 
     async def retire(self, device: str) -> None:
-        """Throw a device out that asked for it.
+        """Throw the key of a device out that asked for it, and has a new one.
 
         Raises:
-            SlipError: this device is no owner.
+            SlipError: it has none, or this device is no owner.
         """
         await self.ask({"retire": device})
         self.read_again()

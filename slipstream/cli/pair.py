@@ -126,10 +126,11 @@ def _revoke(args: argparse.Namespace, state: Path) -> int:
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             output.note(f"{member.name} stays")
             return 1
+    keys = [m.id for m in roster.line(member.id)]
     owner.revoke(member.id)
     tell_daemon(state)
     if args.json:
-        output.show_json({"revoked": {"id": member.id, "name": member.name}})
+        output.show_json({"revoked": {"id": member.id, "name": member.name, "keys": keys}})
     else:
         output.line(f"{member.name} ({member.id}) is out, on every device that hears of it")
     return 0
@@ -192,6 +193,7 @@ def named(roster: Roster, wanted: str) -> Member:
     members = roster.members()
     plain = wanted.replace("-", "").lower()
     found = [m for m in members if wanted == m.name or plain == m.id] or [m for m in members if m.id.startswith(plain)]
+    found = found or roster.line(plain)[:1]  # an old key of a device that has a new one
     if not plain or not found:
         from .parsing import nearest
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from slipstream.core import authority, identity, roster_file
-from slipstream.core.authority import Authority, admit_here, found, request
+from slipstream.core.authority import LINE_LIMIT, Authority, admit_here, found, request
 from slipstream.core.errors import Refused, UsageError
 from slipstream.core.identity import Identity, host_of
 from slipstream.core.roster_file import RosterFile
@@ -139,6 +139,47 @@ def test_who_was_revoked_is_not_let_in_again_with_the_same_key(tmp_path: Path, p
         owner.admit(asked.csr, name="car", kind="car")
     with pytest.raises(UsageError, match="not of this mesh"):
         owner.revoke(asked.id)
+
+
+def test_a_thief_who_had_his_stolen_key_renewed_is_out_with_every_key_of_it(tmp_path: Path, phone: Identity) -> None:
+    owner = Authority.load(tmp_path / "phone")
+    admit_here(tmp_path / "phone", tmp_path / "hub", "hub", "hub", role=Role.OWNER)
+    car = admit_here(tmp_path / "phone", tmp_path / "car", "car", "car")
+    first, second = request(), request()
+    owner.renew(car.id, first.csr)
+    owner.renew(first.id, second.csr)
+    owner.retire(car.id)
+    assert names(tmp_path / "phone") == ["car", "car", "hub", "phone"]
+    # another owner throws out the one who let the new keys in, and says again that they are of one line
+    statements = [s.to_wire() for s in RosterFile(tmp_path / "phone").load().statements]
+    RosterFile(tmp_path / "hub").take(statements)
+    other = Authority.load(tmp_path / "hub")
+    other.revoke(phone.id)
+    assert {m.id for m in RosterFile(tmp_path / "hub").load().line(first.id)} == {first.id, second.id}
+    for folder, by, old in (("phone", owner, car.id), ("hub", other, second.id)):
+        by.revoke(old)
+        assert "car" not in names(tmp_path / folder)
+    assert names(tmp_path / "phone") == ["hub", "phone"]
+    assert names(tmp_path / "hub") == ["hub"]
+
+
+def test_a_key_without_another_in_its_place_does_not_retire(tmp_path: Path, phone: Identity) -> None:
+    car = admit_here(tmp_path / "phone", tmp_path / "car", "car", "car")
+    with pytest.raises(Refused, match="has no new key"):
+        Authority.load(tmp_path / "phone").retire(car.id)
+    assert names(tmp_path / "phone") == ["car", "phone"]
+
+
+def test_a_device_is_given_a_few_new_keys_and_an_owner_gives_itself_one(tmp_path: Path, phone: Identity) -> None:
+    owner = Authority.load(tmp_path / "phone")
+    car = admit_here(tmp_path / "phone", tmp_path / "car", "car", "car")
+    for _ in range(LINE_LIMIT - 1):
+        owner.renew(car.id, request().csr)
+    with pytest.raises(Refused, match="car has 4 keys already"):
+        owner.renew(car.id, request().csr)
+    hub = admit_here(tmp_path / "phone", tmp_path / "hub", "hub", "hub", role=Role.OWNER)
+    with pytest.raises(Refused, match="an owner gives itself a new key"):
+        owner.renew(hub.id, request().csr)
 
 
 def test_an_owner_that_was_revoked_signs_nothing_any_more(tmp_path: Path, phone: Identity) -> None:

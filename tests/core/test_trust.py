@@ -154,6 +154,27 @@ def test_a_new_key_takes_the_place_of_the_one_that_let_it_in_and_what_it_does_no
     assert who(roster(*told, *thief, say("a", 3, "new a"))) == ""
 
 
+def test_whoever_has_any_key_of_a_device_is_out_with_all_of_them() -> None:
+    told = [FIRST, say("a", 1, "b", MEMBER), say("a", 2, "c", MEMBER, line="b"), say("a", 3, "d", MEMBER, line="c")]
+    other = say("a", 4, "x", MEMBER)
+    assert [m.id for m in roster(*told, other).line("c")] == ["b", "c", "d"]
+    for key in "bcd":
+        assert who(roster(*told, other, say("a", 5, key))) == "ax"
+    retired = [*told, say("a", 5, "b", line="c"), say("a", 6, "c", line="d")]
+    assert who(roster(*retired, other)) == "adx"
+    for key in "bcd":  # an old key that is out already still names the line
+        assert [m.id for m in roster(*retired).line(key)] == ["d"]
+        assert who(roster(*retired, other, say("a", 7, key))) == "ax"
+
+
+def test_an_owner_is_in_no_line_and_whose_word_is_void_makes_none() -> None:
+    owner = [FIRST, say("a", 1, "b", MEMBER), say("a", 2, "c", OWNER, line="b")]
+    assert who(roster(*owner, say("a", 3, "b"))) == "ac"
+    liar = [FIRST, say("a", 1, "b", OWNER), say("a", 2, "v", MEMBER), say("b", 1, "x", MEMBER, line="v")]
+    assert who(roster(*liar, say("b", 2, "x"))) == "ab"
+    assert who(roster(*liar, say("b", 2, "x"), say("a", 3, "b"))) == "av"
+
+
 def test_nobody_throws_himself_out() -> None:
     assert who(roster(FIRST, say("a", 1, "b", OWNER), say("b", 1, "b"), say("b", 2, "c", MEMBER))) == "abc"
 
@@ -260,11 +281,12 @@ def test_a_roster_has_an_end() -> None:
 _NAMES = "abcde"
 _roles = st.sampled_from([OWNER, OWNER, OWNER, None, None, None, MEMBER, GUEST])
 anything = st.builds(
-    lambda signer, seq, subject, role, number, keeps: say(
-        signer, seq, subject, role, number=number, keeps=keeps if role is None else b""
+    lambda signer, seq, subject, role, number, keeps, line: say(
+        signer, seq, subject, role, number=number, keeps=keeps if role is None else b"", line=line
     ),
     st.sampled_from([ROOT, *_NAMES]), st.integers(1, 4), st.sampled_from([*_NAMES, ROOT]), _roles, st.integers(1, 3),
     st.sampled_from([b"", *(say("a", 1, x, OWNER).id for x in _NAMES), say("b", 1, "c", OWNER).id]),
+    st.sampled_from(["", "", "", *_NAMES]),
 )  # fmt: skip
 of_a_mesh = st.lists(anything, max_size=14).map(lambda some: [FIRST, say("a", 1, "b", OWNER), *some])
 
@@ -354,6 +376,12 @@ def model(told: list[Statement]) -> tuple[dict[str, Role], set[str]]:
             break
         certain = again
     out = {r.subject for r in possible}
+    owners = {s.subject for s in counting(possible) if s.role is OWNER}
+    ties = [{s.subject, s.line} for s in counting(possible) if s.role is not None and s.line]
+    thrown = {r.subject for r in possible if not r.line}
+    for _ in ties:
+        thrown |= {key for tie in ties if tie & thrown and not tie & owners for key in tie}
+    out |= thrown
     best: dict[str, Statement] = {}
     rank = [OWNER, MEMBER, GUEST]
     adds = [s for s in counting(possible) if s.role is not None and s.subject not in out]
