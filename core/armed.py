@@ -37,8 +37,8 @@ class Armed:
     began: float | None = None
     ended: float | None = None
     worker: Worker | None = None
-    asking: bool = False
-    """Whether it waits for a person's consent."""
+    asking: int = 0
+    """How many questions to a person it waits for: one for each item that it goes through at once."""
     private: bool = False
     """Whether it was given what may not leave this device: nor may what it made of it."""
     spec: SkillSpec | None = None
@@ -48,6 +48,10 @@ class Armed:
     def final(self) -> bool:
         """Whether it ended."""
         return self.state not in ("armed", "running")
+
+    def gives_way(self, key: str, epoch: int) -> bool:
+        """Whether an order with that key and epoch begins the step anew."""
+        return self.epoch <= epoch and (self.state == "armed" or (self.key != key and self.epoch < epoch))
 
 
 @dataclass(slots=True)

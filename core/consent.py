@@ -88,9 +88,9 @@ class Consents:
 
     async def ask(
         self, spec: SkillSpec, args: Mapping[str, Any], key: str, caller: str, origin: str, seconds: float,
-        run: str = "", step: str = "",
+        run: str = "", step: str = "", on_asking: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
-        """Have a person decide; returns when it is allowed.
+        """Have a person decide; returns when it is allowed. `on_asking` hears when one must be asked, or waited for.
 
         Raises:
             Denied: a person said no, now or for ever, or nobody answered in time.
@@ -110,7 +110,11 @@ class Consents:
         if entry is None:
             if remembered is not None:
                 return
+            self._require_room(spec, caller)
+            on_asking()
             entry = self._begin(spec, args, key, digest, caller, origin, seconds, run, step)
+        else:
+            on_asking()
         await self._wait(entry)
         assert entry.stands is not None
         if entry.stands.answer not in ("once", "always"):
@@ -134,14 +138,16 @@ class Consents:
         stands = self._table.same(key, digest)
         return stands and (self._open.get((self._me, stands.id)) or stands)
 
-    def _begin(
-        self, spec: SkillSpec, args: Mapping[str, Any], key: str, digest: str, caller: str, origin: str,
-        seconds: float, run: str, step: str,
-    ) -> _Open:  # fmt: skip
+    def _require_room(self, spec: SkillSpec, caller: str) -> None:
         mine = [entry.request for (device, _), entry in self._open.items() if device == self._me]
         if len(mine) >= OPEN_LIMIT or sum(r.caller == caller for r in mine) >= CALLER_LIMIT:
             raise Denied(f"{spec.name} was not approved", "too many questions are open here already",
                          "answer them first: slip consent list", skill=spec.name)  # fmt: skip
+
+    def _begin(
+        self, spec: SkillSpec, args: Mapping[str, Any], key: str, digest: str, caller: str, origin: str,
+        seconds: float, run: str, step: str,
+    ) -> _Open:  # fmt: skip
         now = self._wall()
         request = Request(
             self._new_id(), key, spec.name, clean(spec.title, 200), spec.effect.value, readable(args), caller, origin,

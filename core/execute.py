@@ -18,7 +18,7 @@ from .armed import Armed, RunHere
 from .errors import Cancelled, Denied, Refused, SkillFailed, SlipError, TimedOut, UnknownOutcome, UsageError, from_wire
 from .gate import Caller, Gate
 from .invoke import Invoker
-from .journal import Journal
+from .journal import Invocation, Journal
 from .labels import Label
 from .orders import check_order
 from .serve import kept_back
@@ -88,9 +88,10 @@ class Executor:
         self._forget_runs(owner)
         for name, (state, value) in request.get("have", {}).items():
             run.values.setdefault(name, (state, value))
+        former = self._look_at_keys(run, request["steps"])
         states = {}
         for item in request["steps"]:
-            armed = self._take_step(run, item)
+            armed = self._take_step(run, item, former)
             states[armed.step] = self._report_of(run, armed)
             if armed.final:
                 self._deliver(run, armed)
@@ -100,18 +101,25 @@ class Executor:
         self._start_ready(run)
         return states
 
-    def _take_step(self, run: RunHere, item: dict[str, Any]) -> Armed:
+    def _look_at_keys(self, run: RunHere, items: list[dict[str, Any]]) -> dict[str, Invocation | None]:
+        """What the journal has of the keys of the steps that are to be taken: all of them may be, or none is.
+
+        Raises:
+            Refused: a key is another device's, or was used for another skill.
+        """
+        former = {}
+        for item in items:
+            armed = run.steps.get(item["id"])
+            if armed is None or armed.gives_way(item["key"], item["epoch"]):
+                former[item["key"]] = before = self._journal.invocation(item["key"])
+                if before is not None and (before.caller != run.owner or before.skill != item["skill"]):
+                    raise Refused("the key of another device", "only whoever used it first hears what became of it")
+        return former
+
+    def _take_step(self, run: RunHere, item: dict[str, Any], former: Mapping[str, Invocation | None]) -> Armed:
         armed = run.steps.get(item["id"])
-        if armed is not None and (armed.epoch > item["epoch"]):
-            return armed  # an old epoch is refused: the answer shows the newer one
-        if armed is not None and (armed.state == "running" or armed.final) and armed.key == item["key"]:
-            armed.epoch = item["epoch"]
-            armed.sends |= set(item["sends"])
-            return armed
-        if armed is None or armed.epoch < item["epoch"] or armed.state == "armed":
-            before = self._journal.invocation(item["key"])
-            if before is not None and (before.caller != run.owner or before.skill != item["skill"]):
-                raise Refused("the key of another device", "only whoever used it first hears what became of it")
+        if armed is None or armed.gives_way(item["key"], item["epoch"]):
+            before = former[item["key"]]
             armed = Armed(
                 item["id"], item["epoch"], item["key"], item["skill"], item["args"], tuple(item["needs"]),
                 tuple(item["reads"]), item["when"], item["for_each"], item["seconds"], set(item["sends"]),
@@ -121,7 +129,10 @@ class Executor:
             armed.fresh = before is None
             if before is not None and before.state in (Outcome.DONE, Outcome.SUBMITTED):
                 self._take_result(run, armed, before.state, before.result)
-        return armed
+        elif armed.epoch <= item["epoch"] and armed.key == item["key"]:
+            armed.epoch = item["epoch"]
+            armed.sends |= set(item["sends"])
+        return armed  # of an old epoch the answer shows the newer one
 
     def _take_result(self, run: RunHere, armed: Armed, state: str, value: Any) -> None:
         """What a step came to in a former life of this device."""
@@ -355,7 +366,9 @@ class Executor:
             self._mesh.note(run.owner, "slip.progress", report)
 
         def on_asking(asking: bool) -> None:
-            armed.asking = asking
+            armed.asking += 1 if asking else -1
+            if armed.asking != int(asking):  # neither the first question nor the last answer
+                return
             self.running += -1 if asking else 1  # whoever waits for a person keeps nobody else from running
             self._start()
             self._mesh.note(run.owner, "slip.report", self._report(run, armed))
@@ -363,7 +376,8 @@ class Executor:
         async def call(values: Mapping[str, Any], key: str, fresh: bool = False) -> tuple[str, Any]:
             args = plans.fill(armed.args, values)
             opened = self._gate.open(spec, args)
-            armed.private = armed.private or opened is not args
+            # an answer or a checkpoint of before is of what was private then
+            armed.private = armed.private or opened is not args or (not fresh and self._journal.is_private(key))
             return await self._invoker.invoke(
                 spec, opened, key=key, caller=Caller(run.owner, "", run.id, armed.step, armed.private),
                 deadline=deadline, on_progress=on_progress, on_asking=on_asking, fresh=fresh,
@@ -443,13 +457,8 @@ class Executor:
             if device in (self._mesh.id, run.owner):
                 continue  # the owner reads it in the report
             armed.sent.add(device)
-            content = {
-                "run": run.id,
-                "owner": run.owner,
-                "step": armed.step,
-                "state": armed.state,
-                "value": self._shown(armed, device),
-            }
+            value = self._shown(armed, device)
+            content = {"run": run.id, "owner": run.owner, "step": armed.step, "state": armed.state, "value": value}
             if not self._mesh.note(device, "slip.deliver", content):
                 armed.sent.discard(device)  # no link: `link_up` sends it
 

@@ -20,11 +20,12 @@ from .admission import Admission
 from .audit import Audit
 from .consent import Consents
 from .device import short
-from .errors import Denied
+from .errors import Denied, SlipError
 from .events import Events
 from .labels import Handles, Label, Labels, MaySee, conceal, labels_of, redact, through
 from .policy import Policy, Verdict
 from .skill import Driving, Effect, SkillSpec
+from .timers import Timers
 from .trust import Member, Role
 
 _ANY_TIME: Final = datetime(2000, 1, 1)
@@ -56,12 +57,14 @@ class Gate:
 
     def __init__(
         self, me: str, admission: Admission, policy: PolicySource, driving: Callable[[], Driving | None],
-        consents: Consents, handles: Handles, audit: Audit, events: Events, wall: Callable[[], float],
+        consents: Consents, handles: Handles, audit: Audit, events: Events, wall: Callable[[], float], timers: Timers,
+        clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self._me, self._admission, self._policy, self._driving = me, admission, policy, driving
         self.consents, self._handles, self._audit, self._events, self._wall = consents, handles, audit, events, wall
         self._myself: Member | None = None
-        self._told_in, self._told, self._untold = 0, dict[str, int](), dict[str, int]()
+        self._timers, self._clock = timers, clock
+        self._refusals: dict[str, int] = {}
         self._shapes: dict[SkillSpec, tuple[Labels | None, Labels | None]] = {}
 
     # -- in ----------------------------------------------------------------------------------------------------------
@@ -114,17 +117,24 @@ class Gate:
         hidden = Label.PERSONAL if caller.private else Label.DEVICE
         shown = dict(redact(args, self._labels(spec)[0], hidden))
         origin = caller.origin or caller.device
-        self._audit.tell("asked", **_about(spec, caller))
-        on_asking(True)
+        asking = False
+
+        def begin() -> None:
+            nonlocal asking
+            self._audit.tell("asked", **_about(spec, caller))
+            asking = True
+            on_asking(True)
+
         try:
-            await self.consents.ask(
-                spec, shown, key, caller.device, origin, self._policy.current().consent_seconds, caller.run, caller.step
-            )
+            await self.consents.ask(spec, shown, key, caller.device, origin, self._policy.current().consent_seconds,
+                                    caller.run, caller.step, begin)  # fmt: skip
         except Denied as error:
-            self._audit.tell("refused", **_about(spec, caller), rule="consent", why=str(error))
+            if self._may_tell(caller.device):
+                self._audit.tell("refused", **_about(spec, caller), rule="consent", why=str(error))
             raise
         finally:
-            on_asking(False)
+            if asking:
+                on_asking(False)
         self.again(spec, args, caller)
         self._audit.tell("effect", **_about(spec, caller), rule="consent")
 
@@ -163,16 +173,24 @@ class Gate:
 
     def _may_tell(self, caller: str) -> bool:
         """Whether one more refusal is told: who is refused all the time must not wash the rest out of the log."""
-        second = int(self._wall())
-        if second != self._told_in:
-            if self._untold:
-                self._audit.tell("refused", more={short(c): n for c, n in list(self._untold.items())[:64]})
-            self._told_in, self._told, self._untold = second, {}, {}
-        self._told[caller] = self._told.get(caller, 0) + 1
-        if self._told[caller] > REFUSALS_TOLD:
-            self._untold[caller] = self._untold.get(caller, 0) + 1
-            return False
-        return True
+        if not self._refusals:
+            self._timers.at(self._clock() + 1.0, self.tell_more)
+        self._refusals[caller] = self._refusals.get(caller, 0) + 1
+        return self._refusals[caller] <= REFUSALS_TOLD
+
+    def tell_more(self) -> None:
+        """Tell how many refusals there were beyond those that were told, since this was last asked."""
+        more = {short(caller): n - REFUSALS_TOLD for caller, n in self._refusals.items() if n > REFUSALS_TOLD}
+        self._refusals.clear()
+        if more:
+            self.tell_if_it_can("refused", more=more)
+
+    def tell_if_it_can(self, what: str, **fields: Any) -> None:
+        """A line of the audit log for what happened already: there is no caller who could be told that it failed."""
+        try:
+            self._audit.tell(what, **fields)
+        except SlipError as error:
+            self._events.tell("warning", what=error.what, why=error.why, hint=error.hint)
 
     def open(self, spec: SkillSpec, args: dict[str, Any]) -> dict[str, Any]:
         """Arguments with the handles that this device gave out turned into what they stand for; the same object if

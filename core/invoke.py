@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import anyio
@@ -80,12 +81,14 @@ class LiveContext(Context):
         self._origin = caller.origin or caller.device
         self._invoker, self._on_progress = invoker, on_progress
         self._next_progress = float("-inf")
+        # a note is free text: nobody can tell what in it is of what may not leave this device
+        self._notes = not caller.private or caller.device == invoker.mesh.id
 
     async def progress(self, fraction: float, note: str = "") -> None:
         now = anyio.current_time()
         if self._on_progress is not None and (now >= self._next_progress or fraction >= 1):
             self._next_progress = now + PROGRESS_EVERY
-            self._on_progress(float(fraction), str(note))
+            self._on_progress(float(fraction), str(note) if self._notes else "")
         await anyio.lowlevel.checkpoint()
 
     async def checkpoint(self, **state: Any) -> None:
@@ -215,6 +218,8 @@ class Invoker:
         deadline: float | None, on_progress: Callable[[float, str], None] | None,
         on_item: Callable[[Any], Awaitable[None]] | None,
     ) -> tuple[str, Any]:  # fmt: skip
+        if spec.resumable and key and not caller.private and self._journal.is_private(key):
+            caller = replace(caller, private=True)  # its last checkpoint kept what it was given then
         ctx = LiveContext(self, self.backends, key, caller, deadline, on_progress)
         once = bool(key) and not spec.effect.repeatable
         if key and spec.resumable:

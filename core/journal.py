@@ -215,7 +215,8 @@ class Journal:
         """An invocation is about to begin; `durable` when it must not happen twice, `private` as `is_private`."""
         row = (key, skill, _pack(args), "begun", self._wall(), caller, private)
         sql = """insert into invocations (key, skill, args, state, began, caller, private) values (?, ?, ?, ?, ?, ?, ?)
-                 on conflict (key) do update set state = 'begun', error = null, ended = null
+                 on conflict (key) do update set state = 'begun', error = null, ended = null,
+                 private = private or excluded.private
                  where caller = excluded.caller"""
         if not durable:
             changed = self._db.execute(sql, row).rowcount

@@ -3,11 +3,15 @@
 Discovered is not reachable: an address is only dialled, and the handshake proves who is there. When both sides dial at
 once, the link that the smaller id dialled stays, on both sides; a new link from the side that made the old one replaces
 it, since that side knows that the old one is dead.
+
+Who is not of the mesh is refused for as long as the roster stays as it is. Both sides know that then, so neither
+dials the other again before a long wait is over or its roster changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from math import inf
 from typing import Any, Protocol
@@ -29,8 +33,12 @@ FOUND_LIMIT = 16
 HELLO_SECONDS = 5.0
 """How long the other end of a new link may take to say who it is."""
 RETIRE_SECONDS = 0.2
-TELL_EVERY = 1.0
-"""Seconds between two warnings of links that did not come up."""
+TELL_EVERY, TELL_LIMIT = 60.0, 32
+"""Seconds between two warnings of links with one device that did not come up, and how many devices are told of in that
+time; the others are counted."""
+OUT_SECONDS, OUT_LIMIT = 30.0, 64
+"""Seconds that a device is at least let be, wherever it is found, once one of us told the other that it is not of the
+mesh; and of how many devices that is remembered."""
 
 
 class Suggestion(Protocol):
@@ -121,7 +129,9 @@ class Links:
         self._dialling: dict[str, _Dial] = {}
         self._look = anyio.Event()
         self._gone = anyio.Event()
-        self._tell_at, self._untold = -inf, 0
+        self._told: dict[str, float] = {}
+        self._untold = 0
+        self._out: dict[str, float] = {}  # who is not of the mesh, as its roster or ours says: let be until then
 
     def accept(self, link: Link) -> None:
         """Somebody dialled us, and the transport proved who."""
@@ -144,18 +154,22 @@ class Links:
             return
         while True:
             if len(self.up) < FOUND_LIMIT:
-                for found in self._candidates.due(self._clock()):
-                    self._group.start_soon(self._dial_candidate, self._candidates, found)
+                now = self._clock()
+                for found in self._candidates.due(now):
+                    if now < self._out.get(found.device, -inf):
+                        self._candidates.failed(found.device, now)
+                    else:
+                        self._group.start_soon(self._dial_candidate, self._candidates, found.device, found.addresses)
             self._look = anyio.Event()
             at = self._candidates.next_due() if len(self.up) < FOUND_LIMIT else None
             with anyio.move_on_at(float("inf") if at is None else at):
                 await self._look.wait()
 
-    async def _dial_candidate(self, candidates: Candidates, found: Suggestion) -> None:
+    async def _dial_candidate(self, candidates: Candidates, device: str, addresses: tuple[str, ...]) -> None:
         try:
-            await self._dial(found.device, found.addresses)
+            await self._dial(device, addresses)
         except SlipError:
-            candidates.failed(found.device, self._clock())
+            candidates.failed(device, self._clock())
             self._look.set()
 
     def suggested(self) -> None:
@@ -244,7 +258,8 @@ class Links:
         if self.stopping:
             raise Refused("this device is leaving the mesh")
         try:
-            self._door.check(peer.id)
+            with _at_the_door():
+                self._door.check(peer.id)
         except Refused:
             if not hello.get("vouch"):
                 raise
@@ -255,7 +270,8 @@ class Links:
 
     async def _hear_out(self, peer: Peer, hello: dict[str, Any]) -> None:
         try:
-            await self._door.hear_out(peer.id, hello)
+            with _at_the_door():
+                await self._door.hear_out(peer.id, hello)
             if self.stopping:
                 raise Refused("this device is leaving the mesh")
         except SlipError as error:
@@ -273,9 +289,20 @@ class Links:
         for peer in list(self._all):
             if peer.settled.is_set() and not peer.lost:
                 try:
-                    self._door.check(peer.id)
+                    with _at_the_door():
+                        self._door.check(peer.id)
                 except Refused as error:
                     peer.refuse(error)
+        out, self._out = self._out, {}
+        for device, until in out.items():
+            try:
+                self._door.check(device)
+            except Refused:
+                self._out[device] = until
+                continue
+            if self._candidates is not None and len(self.up) < FOUND_LIMIT:
+                addresses = self._candidates.addresses(device)
+                self._workers.do(partial(self._dial_candidate, self._candidates, device, addresses))
 
     def _settle(self, peer: Peer, hello: dict[str, Any]) -> None:
         other = self.up.get(peer.id)
@@ -283,6 +310,7 @@ class Links:
             self._retire(peer)
             return
         self.up[peer.id] = peer
+        self._out.pop(peer.id, None)
         if other is not None:
             self._retire(other)
         if self._candidates is not None:
@@ -306,6 +334,8 @@ class Links:
     def peer_lost(self, peer: Peer, why: SlipError | None) -> None:
         """A link is gone."""
         self._all.discard(peer)
+        if isinstance(peer.why, Refused) and not peer.why.retry:
+            self._let_be(peer.id)
         if peer.why is not None and not peer.settled.is_set() and not self.stopping:
             self._tell_refused(peer, peer.why)
         peer.settled.set()
@@ -318,14 +348,21 @@ class Links:
         if not self._all:
             self._gone.set()
 
+    def _let_be(self, device: str) -> None:
+        self._out.pop(device, None)
+        if len(self._out) >= OUT_LIMIT:
+            del self._out[next(iter(self._out))]
+        self._out[device] = self._clock() + OUT_SECONDS
+
     def _tell_refused(self, peer: Peer, why: SlipError) -> None:
         """A link that never came up is no news of its device, but a person may want to mend what is behind it."""
         now = self._clock()
-        if now < self._tell_at:
+        self._told = {device: at for device, at in self._told.items() if now < at + TELL_EVERY}
+        if peer.id in self._told or len(self._told) >= TELL_LIMIT:
             self._untold += 1
             return
         more = f" (and {self._untold} more)" if self._untold else ""
-        self._tell_at, self._untold = now + TELL_EVERY, 0
+        self._told[peer.id], self._untold = now, 0
         self._owner.events.tell("warning", what=f"no link with {short(peer.id)}", why=f"{why}{more}", hint=why.hint)
 
     async def leave(self) -> None:
@@ -337,3 +374,13 @@ class Links:
             while self._all:
                 self._gone = anyio.Event()
                 await self._gone.wait()
+
+
+@contextmanager
+def _at_the_door() -> Iterator[None]:
+    """Who is refused here is told that trying again does not help."""
+    try:
+        yield
+    except Refused as error:
+        error.retry = False
+        raise

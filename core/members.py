@@ -7,6 +7,8 @@ newest version wins (in the spirit of OSPF, RFC 2328 sections 12 and 13). Laws:
   state counts at once. So nobody is here because somebody once said so, and a partition needs no timer of its own.
 - Versions only grow. Late, repeated and reordered news changes nothing; news of me from a former life makes me
   outlive it.
+- Of a linked device only what it says itself counts. What others say of it is told to itself, which outlives it if it
+  is of a former life, and waits for the end of the link: nobody sends it twice.
 - A linked device is never sent what it is known to have: by its digest, by what it sent, by what it was sent.
 - What is new is passed on once, wherever it came from. Of absent devices nothing else is, except to correct a peer
   that has older news.
@@ -61,13 +63,14 @@ class _Record:
 class _Link:
     """One of my links: what its peer has (by id), and how good it is."""
 
-    __slots__ = ("has", "quality", "suspected", "synced", "told", "told_at", "whole")
+    __slots__ = ("echoed", "has", "quality", "suspected", "synced", "told", "told_at", "whole")
 
     def __init__(self) -> None:
         self.has: dict[str, Version] = {}
         self.synced = self.whole = False  # its digest came; all that it lacks is due, not only what is new
         self.quality = self.told = LinkQuality()
         self.told_at = -inf
+        self.echoed = _NEVER  # the newest that it was told of what others say of it
         self.suspected: float | None = None  # when it was last heard, at the time that it was suspected
 
 
@@ -92,6 +95,7 @@ class Members:
         self._mine = _Record(replace(me, neighbours={}), {}, 0, 0.0)
         self._records = {me.id: self._mine}
         self._links: dict[str, _Link] = {}
+        self._hearsay: dict[str, _Record] = {}  # the newest that others say of a linked device
         self._heard: dict[str, float] = {}
         self._sent: dict[str, float] = {}
         self._pending: dict[str, None] = {me.id: None}  # whose news is new here, in order
@@ -168,6 +172,9 @@ class Members:
         self._sent.pop(peer, None)
         self._why[peer] = why
         self._graph_changed = self._changed = True
+        hearsay, record = self._hearsay.pop(peer, None), self._records.get(peer)
+        if hearsay is not None and (record is None or hearsay.version > record.version):
+            self._keep(hearsay)
         self._tell_links()
 
     def heard(self, peer: str, now: float) -> None:
@@ -209,14 +216,14 @@ class Members:
                 version = (incarnation, sequence)
                 record = records.get(device)
                 if record is None or record is mine or version > record.version:
-                    self._learn(device, version, wire)
-                if version > has.get(device, _NEVER):
+                    self._learn(peer, device, version, wire)
+                if device in records and version > has.get(device, _NEVER):
                     has[device] = version
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UsageError) as error:
             raise ProtocolError("an announcement cannot be read", f"{type(error).__name__}: {error}"[:200]) from error
         return bool(self._pending) or self._changed or self._graph_changed
 
-    def _learn(self, device_id: str, version: Version, wire: dict[str, Any]) -> None:
+    def _learn(self, peer: str, device_id: str, version: Version, wire: dict[str, Any]) -> None:
         _check_version(version)
         if (size := len(pack([wire]))) > FRAME_LIMIT:
             raise ValueError(f"{size} bytes; {FRAME_LIMIT} are allowed")
@@ -231,14 +238,24 @@ class Members:
                 self._former = max(self._former, version)
                 self._outlive()
             return
+        record = _Record(device, wire, size, self._now)
+        if device_id == peer or device_id not in self._links:
+            self._keep(record)
+        elif (before := self._hearsay.get(device_id)) is None or version > before.version:
+            self._hearsay[device_id] = record
+            self._changed = True
+
+    def _keep(self, record: _Record) -> None:
+        device_id = record.device.id
         before = self._records.get(device_id)
-        if before is None and not self._room():
+        stranger = not self.admits(device_id)
+        if before is None and stranger and sum(not self.admits(i) for i in self._records) >= STRANGERS:
             return
-        if not self.admits(device_id):
-            if before is None and sum(not self.admits(i) for i in self._records) >= STRANGERS:
-                return
-            wire = device.to_wire()  # what a newer version adds is for members: it may be anything, and large
-        record = self._records[device_id] = _Record(device, wire, size, self._now)
+        if before is None and not self._room(stranger):
+            return
+        if stranger:
+            record.wire = record.device.to_wire()  # what a newer version adds is for members: anything, and large
+        self._records[device_id] = record
         if before is None or device_id in self._links or self._joined(device_id, before.links.keys() ^ record.links):
             self._graph_changed = True  # a linked device may just now be known as it is
         self._pending[device_id] = None
@@ -249,19 +266,20 @@ class Members:
         """Whether one of `others` announces a link with `device`: only then does it matter what `device` announces."""
         return any((record := self._records.get(other)) is not None and device in record.links for other in others)
 
-    def _room(self) -> bool:
-        """Whether one more device can be remembered, once an absent one was forgotten for it if need be."""
+    def _room(self, stranger: bool) -> bool:
+        """Whether one more device can be remembered, once an absent one was forgotten for it if need be; of the members
+        none is for a stranger."""
         if len(self._records) <= self.max_devices:
             return True
         paths = self._reach()
-        absent = [i for i in self._records if i not in paths and i != self.me.id]
+        absent = [i for i in self._records if i not in paths and i != self.me.id and not (stranger and self.admits(i))]
         if absent:
-            oldest = min(absent, key=lambda i: (not self._records[i].hidden, self._records[i].seen))
+            oldest = min(absent, key=lambda i: (self.admits(i), not self._records[i].hidden, self._records[i].seen))
             del self._records[oldest]
             self._pending.pop(oldest, None)
             for link in self._links.values():
                 link.has.pop(oldest, None)
-        elif not self._full:
+        elif not self._full and not stranger:
             self._full = True
             self._events.append(("warning", {
                 "what": f"the mesh has more than {self.max_devices} devices", "why": "the others are not seen here",
@@ -290,7 +308,9 @@ class Members:
         if (link := self._links.get(peer)) is not None:
             link.has, link.synced, link.whole = has, True, True
             self._graph_changed = self._changed = True
-            self._former = max(self._former, has.get(self.me.id, _NEVER))
+            former = has.get(self.me.id, _NEVER)
+            if former[0] <= self._mine.version[0] + LIVES:  # no life of this device was that long ago: a lie
+                self._former = max(self._former, former)
             self._outlive()
 
     def gossip(self) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -306,6 +326,11 @@ class Members:
                 link.whole = False
             batch: list[dict[str, Any]] = []
             room = BATCH
+            hearsay = self._hearsay.get(peer)
+            if hearsay is not None and hearsay.version > max(link.echoed, link.has.get(peer, _NEVER)):
+                link.echoed = hearsay.version  # it has said nothing of that itself: the link is as it was
+                batch.append(hearsay.wire)
+                room -= hearsay.size
             for device in due:
                 record = self._records[device]
                 if record.version <= link.has.get(device, _NEVER):

@@ -162,6 +162,7 @@ class Node(Calls):
             task_status.started()
             try:
                 await self._stop.wait()
+                self.gate.tell_more()
                 self.gate.consents.close()  # what is open stays open for the next start, whatever leaving cancels
                 await self._leave()
             finally:
@@ -265,12 +266,12 @@ class Node(Calls):
         )  # fmt: skip
         self.gate = Gate(
             self.id, self.admission, self._policy, self._driving, consents, Handles(self.id, secrets.token_bytes),
-            self.audit, self.events, self.wall,
+            self.audit, self.events, self.wall, self.timers, self.clock,
         )  # fmt: skip
 
     def _audit_answer(self, event: Event) -> None:
         if event.kind == "consent.answered" and event.fields["device"] == self.id:  # others' are in others' logs
-            self.audit.tell("answered", **event.fields)
+            self.gate.tell_if_it_can("answered", **event.fields)
 
     def _tell(self, target: str, device: str, content: dict[str, Any]) -> None:
         if (peer := self.links.up.get(device)) is not None:
@@ -303,7 +304,7 @@ class Node(Calls):
         self._look.set()
         self._watch_guests()
         roster = self.admission.roster
-        self.audit.tell("trust", roster=roster.digest.hex(), members=len(roster.members()))
+        self.gate.tell_if_it_can("trust", roster=roster.digest.hex(), members=len(roster.members()))
 
     def _watch_guests(self) -> None:
         """Cut off the next guest when their time is over."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
+from .plan import STEPS_LIMIT
+
 KEY_LIMIT = 300
 _STEP: dict[str, type | tuple[type, ...]] = {
     "id": str, "epoch": int, "key": str, "skill": str, "args": dict, "needs": list, "reads": list,
@@ -13,6 +15,7 @@ _STEP: dict[str, type | tuple[type, ...]] = {
     "sends": list, "from": dict,
 }  # fmt: skip
 _OPS = frozenset(("eq", "ne", "lt", "le", "gt", "ge", "in", "and", "or", "not"))
+_HAD = frozenset(("done", "submitted", "skipped"))
 
 
 def check_order(request: Mapping[str, Any]) -> None:
@@ -22,14 +25,19 @@ def check_order(request: Mapping[str, Any]) -> None:
         KeyError, TypeError, ValueError: it is something else.
     """
     _text(request["run"])
-    for name, came in request.get("have", {}).items():
+    have, steps = request.get("have", {}), request["steps"]
+    if not isinstance(have, dict) or not isinstance(steps, list):
+        raise TypeError("have is no map, or steps no list")
+    for name, came in have.items():
         _text(name)
-        state, _ = came
-        _text(state)
-    if not isinstance(request["steps"], list):
-        raise TypeError("steps is no list")
-    for item in request["steps"]:
+        if not isinstance(came, (list, tuple)) or len(came) != 2:
+            raise TypeError(f"a result is {type(came).__name__}")
+        if came[0] not in _HAD:
+            raise ValueError("a result of a step that did not end well")
+    for item in steps:
         _check_step(str(request["run"]), item)
+    if len({item["id"] for item in steps}) < len(steps):
+        raise ValueError("a step comes twice")
 
 
 def _check_step(run: str, item: Any) -> None:
@@ -37,6 +45,8 @@ def _check_step(run: str, item: Any) -> None:
         if not isinstance(item[name], kinds) or isinstance(item[name], bool):
             raise TypeError(f"{name} is {type(item[name]).__name__}")
     for name in ("needs", "reads", "sends"):
+        if len(item[name]) > STEPS_LIMIT:
+            raise ValueError(f"{len(item[name])} {name}; {STEPS_LIMIT} are allowed")
         for text in item[name]:
             _text(text)
     for text in (*item["from"].keys(), *item["from"].values(), item["id"], item["skill"], item["key"]):
@@ -50,8 +60,8 @@ def _check_step(run: str, item: Any) -> None:
     seconds = item["seconds"]
     if seconds is not None and not (isfinite(seconds) and seconds >= 0):
         raise ValueError("its seconds are out of range")
-    if item["when"] is not None and item["when"].get("op") not in _OPS:
-        raise ValueError("its condition has no operator")
+    if (when := item["when"]) is not None and (when["op"] not in _OPS or not {"left", "right"} <= when.keys()):
+        raise ValueError("its condition has no operator, or not two sides")
     for_each = item["for_each"]
     if isinstance(for_each, dict) and not (set(for_each) == {"$ref"} and isinstance(for_each["$ref"], str)):
         raise ValueError("what it goes through is no reference")
@@ -66,5 +76,7 @@ def _holds_reference(value: Any) -> bool:
 
 
 def _text(value: Any) -> None:
-    if not isinstance(value, str) or len(value) > KEY_LIMIT:
+    if not isinstance(value, str):
         raise TypeError(f"a name is {type(value).__name__}")
+    if len(value) > KEY_LIMIT:
+        raise ValueError(f"a name of {len(value)} characters; {KEY_LIMIT} are allowed")

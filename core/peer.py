@@ -148,7 +148,7 @@ class Peer:
         if self.lost:
             return
         self.lost, self.up = True, False
-        self._session.closed = True
+        self._session.drop()
         why = self._refused or why
         for pending in self._pending.values():
             self._finish(pending, error=LinkLost(f"the link to {self.id[:7]} was lost", str(why or "it was closed")))

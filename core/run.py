@@ -16,7 +16,7 @@ import anyio
 
 from . import plan as plans
 from .costs import Costs
-from .device import Device, LinkQuality
+from .device import Device, LinkQuality, clean
 from .errors import ProtocolError, SlipError, from_wire
 from .events import Events
 from .journal import Journal, StepRow
@@ -229,7 +229,8 @@ class Run:
         """A device tells how far a step is."""
         s = self.steps.get(content["step"])
         if s is not None and device == s.device and content["epoch"] == s.epoch and not s.final:
-            self.tell("step.progress", s, fraction=float(content["fraction"]), note=str(content["note"])[:200])
+            fraction = min(1.0, max(0.0, float(content["fraction"])))  # also of what is no number
+            self.tell("step.progress", s, fraction=fraction, note=clean(content["note"], 200))
 
     def _again(self, s: StepState, state: str) -> bool:
         """Try a failed step once more, where that can help and cannot double anything."""
@@ -332,10 +333,11 @@ def check_report(content: Mapping[str, Any]) -> None:
     """
     content["value"]
     for name, kinds in _REPORT.items():
-        if not isinstance(content[name], kinds):
+        if not isinstance(content[name], kinds) or (isinstance(content[name], bool) and bool not in kinds):
             raise TypeError(f"{name} is {type(content[name]).__name__}")
-    if content["state"] not in _STATES or not isfinite(content["seconds"] or 0.0) or (content["seconds"] or 0.0) < 0:
-        raise ValueError("a state or a time that there is not")
+    seconds = content["seconds"] or 0.0
+    if content["state"] not in _STATES or not (isfinite(seconds) and seconds >= 0 and content["size"] >= 0):
+        raise ValueError("a state, a time or a size that there is not")
 
 
 def check_answer(answer: Any, asked: Iterable[str]) -> None:
@@ -345,6 +347,8 @@ def check_answer(answer: Any, asked: Iterable[str]) -> None:
         ProtocolError: it is something else.
     """
     try:
+        if not isinstance(answer, Mapping):
+            raise TypeError(f"it is {type(answer).__name__}")
         for step in asked:
             if step in answer:
                 check_report(answer[step])

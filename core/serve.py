@@ -125,7 +125,9 @@ class Server:
                 on_progress=partial(peer.progress, stream), on_item=send_item,
             )  # fmt: skip
         except SlipError as error:
-            peer.fail(stream, kept_back(error, spec) if caller.private else error)
+            # the first answer to a key may be one to a call that brought more than this one does
+            private = caller.private or (bool(key) and self._invoker.is_private(key))
+            peer.fail(stream, kept_back(error, spec) if private else error)
         except (Exception, SystemExit) as error:  # what a skill does to itself must not end the node
             peer.fail(stream, SkillFailed(f"{spec.name} broke off", type(error).__name__, skill=spec.name))
         except BaseException:
@@ -133,8 +135,7 @@ class Server:
             raise
         else:
             if self._gate.result_labels(spec):
-                # the first answer to a key may be one to a call that brought more than this one does
-                private = caller.private or (bool(key) and self._invoker.is_private(key))
+                private = caller.private or (bool(key) and self._invoker.is_private(key))  # as above
                 value = self._gate.out(spec, value, peer.id, key=key or None, private=private)
             peer.answer(stream, outcome, value)
         finally:

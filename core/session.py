@@ -247,6 +247,8 @@ class Session:
 
     def _send(self, message: list[Any], lane: int = 0) -> None:
         """Queue a message. `lane` keeps a stream in order: calls of ours are positive, calls of the peer's negative."""
+        if self.closed:
+            return
         body = pack(message)
         if len(body) <= 2 * CHUNK and (not self._lanes or lane not in self._lanes or not lane):
             self._out.append(frame(body))
@@ -385,6 +387,16 @@ class Session:
         if not self.closed:
             self._send([Kind.BYE, error.to_wire() if error else {}])
             self.closed = True
+
+    def drop(self) -> None:
+        """The link is gone: nothing is read any more, and nothing waits to go out."""
+        self.closed = True
+        self._out.clear()
+        self._lanes.clear()
+        self._turn.clear()
+        self._lane_queue.clear()
+        self._large_in.clear()
+        self.waiting = 0
 
 
 def reason(message: list[Any]) -> SlipError | None:

@@ -57,6 +57,7 @@ class Worker:
             while self._job is not None:
                 job, self._job = self._job, None
                 await job()
+                del job  # an idle worker keeps nothing of whom it last worked for
                 if self._cancelled or not self._pool.rest(self):
                     return
                 try:

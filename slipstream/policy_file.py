@@ -6,7 +6,9 @@ file in which those are not as many as its rules is refused: a verdict must name
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -180,10 +182,12 @@ def read(path: Path | None) -> Read:
     """
     path = path or DEFAULT
     try:
-        with path.open("rb") as file:
-            data = file.read(SIZE_LIMIT + 1)
+        with open(path, "rb", opener=_at_once) as file:
+            data = file.read(SIZE_LIMIT + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
     except OSError as error:
-        raise UsageError(f"{path} cannot be read", error.strerror or str(error), f"slip policy check {path}") from None
+        raise _unreadable(path, error.strerror or str(error)) from None
+    if data is None:
+        raise _unreadable(path, "it is no plain file")
     if len(data) > SIZE_LIMIT:
         raise UsageError(
             f"{path} is too long", f"{SIZE_LIMIT} bytes are allowed", "write patterns, not lists of skills"
@@ -208,6 +212,17 @@ def read(path: Path | None) -> Read:
                          f"{len(checked.rule)} rules, {len(headers)} such lines",
                          "begin each rule with a line [[rule]], and write that nowhere else", field="rule")  # fmt: skip
     return Read(path, checked, tuple(headers))
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for whoever may write into it: it may be a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _unreadable(path: Path, why: str) -> UsageError:
+    return UsageError(
+        f"{path} cannot be read", why, f"make it a file that you may read, then: slip policy check {path}"
+    )
 
 
 def _wrong(path: Path, lines: Sequence[str], headers: Sequence[int], error: ValidationError) -> UsageError:

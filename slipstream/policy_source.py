@@ -1,4 +1,9 @@
-"""The policy in force: the file in the state folder, read again when it changed, or the one in this package."""
+"""The policy in force: the file in the state folder, read again when it changed, or the one in this package.
+
+Only a file that can be read takes the place of another. One that was there and is gone, or cannot be read any more,
+leaves the last good policy in force, for an editor takes a file away before it puts another one there; the package's
+own comes into force at a start without a file, and not before.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from .core.errors import SlipError
+from .core.errors import SlipError, UsageError
 from .core.policy import Policy
 from .places import POLICY
 from .policy_file import load
@@ -36,20 +41,25 @@ class PolicyFile:
         return self._policy
 
     def read_again(self) -> None:
-        """Take the file over if it changed; what is wrong with it is told, and the last good one stays in force."""
+        """Take the file over if it changed; what is wrong with it is told once, and the last good stays in force."""
         self._looked = self._clock()
-        stamp = self._look()
-        if stamp == self._stamp:
+        before, self._stamp = self._stamp, self._look()
+        if self._stamp == before:
             return
-        self._stamp = stamp
         try:
-            self._policy = load(self._path if stamp else None)
+            if self._stamp is None:
+                raise UsageError(f"{self._path} is gone", "only a start without it takes the policy of Slipstream",
+                                 "put it back, or: slip down, then slip up")  # fmt: skip
+            self._policy = load(self._path)
         except SlipError as error:
             self._warn(error)
 
-    def _look(self) -> tuple[int, int, int] | None:
+    def _look(self) -> tuple[int, ...] | None:
+        """What differs once the file is another one; None if there is none."""
         try:
             found = self._path.stat()
-        except FileNotFoundError:
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not self._path.is_symlink():
+                return None
+            return (error.errno or 0,)  # reading it says why
+        return found.st_ctime_ns, found.st_size, found.st_ino  # ctime: its mode may have changed

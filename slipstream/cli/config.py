@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def _check(args: argparse.Namespace) -> int:
     paths = [Path(args.key)] if args.key else [*(path for _, path in config_files()), state_of(args) / POLICY]
     for path in paths:
         try:
-            if path.name == POLICY and path.exists():
+            if path.name == POLICY and os.path.lexists(path):
                 policy_file.read(path).policy()
             elif path.name == POLICY or (layer := settings.file_layer(path)) is None:
                 continue

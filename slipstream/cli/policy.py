@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +95,8 @@ def _read(state: Path) -> Read:
     from ..policy_file import read
 
     own = state / POLICY
-    return read(own if own.exists() else None)
+    # a link to nothing is a file that cannot be read, not one that is not there
+    return read(own if os.path.lexists(own) else None)
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -14,10 +14,11 @@ from trio.testing import MockClock
 from slipstream.core.errors import LinkLost, ProtocolError, Refused, SlipError, from_wire
 from slipstream.core.events import Events
 from slipstream.core.link import Link, Receiver
-from slipstream.core.links import HELLO_SECONDS, RETIRE_SECONDS, TELL_EVERY, Links
+from slipstream.core.links import HELLO_SECONDS, OUT_LIMIT, OUT_SECONDS, RETIRE_SECONDS, TELL_EVERY, TELL_LIMIT, Links
 from slipstream.core.peer import Peer
 from slipstream.core.timers import Timer, Timers
 from slipstream.core.wire import VERSION, Kind, Splitter, frame, pack, unpack
+from slipstream.transports.discovery import Candidates, Found
 
 
 @pytest.fixture
@@ -115,7 +116,9 @@ class Tasks:
 class Device:
     """The links of a device, and what their owner is told; its calls are answered when the test says so."""
 
-    def __init__(self, me: str, clock: Clock, group: Any = None, transports: Any = None) -> None:
+    def __init__(
+        self, me: str, clock: Clock, group: Any = None, transports: Any = None, candidates: Candidates | None = None
+    ) -> None:
         self.me = me
         self.events = Events(clock)
         self.ups: list[Peer] = []
@@ -123,7 +126,7 @@ class Device:
         self.calls: list[tuple[Peer, int]] = []
         self.timers = FakeTimers(clock)
         tasks: Any = Tasks(group)
-        self.links = Links(me, {"name": me}, transports or {}, None, self.timers, clock, self, group, self, tasks)
+        self.links = Links(me, {"name": me}, transports or {}, candidates, self.timers, clock, self, group, self, tasks)
         self.strangers: set[str] = set()
         self.waiting: dict[str, anyio.Event] = {}
 
@@ -348,6 +351,28 @@ def test_a_person_is_not_flooded_with_those_who_never_came_up() -> None:
     assert "update" in a.warnings[1]["hint"]
 
 
+def test_each_device_that_never_came_up_is_told_of_once_in_a_while_and_a_crowd_of_them_is_counted() -> None:
+    clock = Clock()
+    a = Device("a", clock)
+    for n in range(4 * TELL_LIMIT):
+        for _ in range(3):
+            a.strangers.add(f"dev{n}")
+            out = Stranger(a, f"dev{n}")
+            out.say(HELLO)
+            assert not out.refusal().retry
+            a_peer_lost(out)
+    assert [w["what"][-5:].split()[-1] for w in a.warnings] == [f"dev{n}" for n in range(TELL_LIMIT)]
+    assert len(a.links._out) == OUT_LIMIT
+    clock.advance(TELL_EVERY)
+    out = Stranger(a, "dev0")
+    out.say(HELLO)
+    a_peer_lost(out)
+    assert len(a.warnings) == TELL_LIMIT + 1
+    told = sum(int(w["why"].partition("(and ")[2].partition(" ")[0] or 0) for w in a.warnings)
+    assert told + len(a.warnings) == 12 * TELL_LIMIT + 1
+    assert len(a.links._told) == 1
+
+
 def test_a_link_that_came_up_is_told_as_lost_with_the_reason_and_warns_of_nothing() -> None:
     clock = Clock()
     a = Device("a", clock)
@@ -491,3 +516,118 @@ async def test_callers_of_one_device_share_a_dial_that_comes_to_nothing_unless_t
         transport.go.set()
     assert transport.dials == ["fake://old", "fake://old", "fake://new"]
     assert sorted(error.why[-3:] for error in failed) == ["new"] * 100 + ["old"] * 100
+
+
+class LoopClock(Clock):
+    """The time of the loop, which stands still while anything can happen."""
+
+    def __call__(self) -> float:
+        return anyio.current_time()
+
+
+class TwoDevices:
+    """`a` finds `b` and dials it as often as it likes; all that is said arrives at once."""
+
+    def __init__(self, group: Any) -> None:
+        self.candidates = Candidates("a")
+        self.dialled: list[float] = []
+        self.a = Device("a", LoopClock(), group, {"fake": self}, self.candidates)
+        self.b = Device("b", LoopClock(), group)
+        self.ends: list[End] = []
+        self.candidates.add(Found("b", ("fake://b",), "static"), anyio.current_time())
+        self._group = group
+        group.start_soon(self.a.links.dial_candidates)
+
+    async def dial(self, address: str, peer: str) -> Link:
+        self.dialled.append(anyio.current_time())
+        one, other = cable("a", "b")
+        self.b.links.accept(other)
+        self._group.start_soon(self.deliver, one, other)
+        return one
+
+    async def deliver(self, *ends: End) -> None:
+        self.ends = list(ends)
+        settle(*ends)
+        for end in ends:
+            if end.over and end.receiver is not None:
+                end.receiver.link_lost(None)
+
+    @property
+    def linked(self) -> bool:
+        return "b" in self.a.links.up and "a" in self.b.links.up
+
+    async def roster_changed(self, device: Device) -> None:
+        device.links.recheck()
+        await self.deliver(*self.ends)
+        await anyio.sleep(0.001)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("refuses", ["a", "b"])
+async def test_who_is_out_is_dialled_seldom_and_told_of_seldom_whichever_side_knows(refuses: str) -> None:
+    async with anyio.create_task_group() as group:
+        two = TwoDevices(group)
+        await anyio.sleep(1.0)
+        assert two.linked
+        knows = two.a if refuses == "a" else two.b
+        knows.strangers |= {"a", "b"} - {refuses}
+        await two.roster_changed(knows)
+        assert not two.linked
+        before, cut = len(two.dialled), anyio.current_time()
+        await anyio.sleep(3600.0)
+        again = [at - cut for at in two.dialled[before:]]
+        assert again[0] >= OUT_SECONDS
+        assert 3600 / 150 <= len(again) <= 3600 / OUT_SECONDS  # now and then, all the same
+        assert len(two.a.ups) + len(two.a.downs) <= 2 * len(two.dialled)
+        assert 3600 / 180 <= len(knows.warnings) <= 3600 / TELL_EVERY
+        group.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("refuses", ["a", "b"])
+async def test_once_the_roster_changed_a_device_that_was_refused_is_dialled_at_once(refuses: str) -> None:
+    async with anyio.create_task_group() as group:
+        two = TwoDevices(group)
+        knows = two.a if refuses == "a" else two.b
+        knows.strangers |= {"a", "b"} - {refuses}
+        await anyio.sleep(20.0)
+        assert len(two.dialled) == 1
+        await two.roster_changed(two.a)
+        assert not two.linked
+        assert len(two.dialled) == (1 if refuses == "a" else 2)  # whom our own roster does not know is let be
+        knows.strangers.clear()
+        await two.roster_changed(two.a)
+        assert two.linked
+        assert len(two.dialled) == (2 if refuses == "a" else 3)
+        group.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
+async def test_a_link_that_came_up_after_all_is_dialled_again_soon_when_it_is_lost() -> None:
+    async with anyio.create_task_group() as group:
+        two = TwoDevices(group)
+        two.b.strangers.add("a")
+        await anyio.sleep(2.0)
+        two.b.strangers.clear()
+        await two.a.links.to("b")
+        assert two.linked
+        for end in two.ends:
+            end.close()
+        await two.deliver(*two.ends)
+        assert not two.linked
+        await anyio.sleep(5.0)
+        assert two.linked
+        group.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
+async def test_a_device_that_was_about_to_leave_is_dialled_again_soon() -> None:
+    async with anyio.create_task_group() as group:
+        two = TwoDevices(group)
+        two.b.links.stopping = True
+        await anyio.sleep(3.0)
+        assert len(two.dialled) >= 3
+        two.b.links.stopping = False
+        await anyio.sleep(5.0)
+        assert two.linked
+        group.cancel_scope.cancel()

@@ -110,7 +110,8 @@ def test_the_own_end_of_a_link_counts_at_once() -> None:
 
 def test_states_and_ways_follow_the_shortest_path() -> None:
     a = linked("a", "bc")
-    a.receive("b", [wire("b", 1, 2, "ad"), wire("c", 1, 2, "ad"), wire("d", 1, 1, "cbe"), wire("e", 1, 1, "d")], 0.0)
+    a.receive("c", [wire("c", 1, 2, "ad")], 0.0)
+    a.receive("b", [wire("b", 1, 2, "ad"), wire("d", 1, 1, "cbe"), wire("e", 1, 1, "d")], 0.0)
     assert {x: (a.state(x), a.via(x)) for x in "abcdez"} == {
         "a": ("self", None), "b": ("linked", "b"), "c": ("linked", "c"), "d": ("via", "b"), "e": ("via", "b"),
         "z": ("absent", None),
@@ -121,7 +122,8 @@ def test_states_and_ways_follow_the_shortest_path() -> None:
 
 def test_present_devices_come_in_one_order_this_one_first() -> None:
     a = linked("a", "bcd")
-    a.receive("b", [wire("b", 1, 2, "a", called="zeta"), wire("c", 1, 2, "a", called="eta")], 0.0)
+    a.receive("b", [wire("b", 1, 2, "a", called="zeta")], 0.0)
+    a.receive("c", [wire("c", 1, 2, "a", called="eta")], 0.0)
     assert [d.name for d in a.present()] == ["a", "d", "eta", "zeta"]
 
 
@@ -134,6 +136,68 @@ def test_news_that_comes_late_never_wins_over_newer(order: list[tuple[int, int]]
     for version in order:
         a.receive("c", [wire("b", *version, called=f"{version}")], 0.0)
     assert a.get("b").name == "(2, 1)"
+
+
+LIES = st.lists(
+    st.builds(
+        lambda version, links, **fields: wire("b", *version, links, **fields),
+        st.tuples(st.integers(1, 9), st.integers(2, 9)), st.sampled_from(["", "a", "acd"]), called=st.just("x"),
+        leaving=st.booleans(), offers=st.just((Offer("doors.unlock", "0" * 16, "physical"),)),
+    ),
+    min_size=1, max_size=5,
+)  # fmt: skip
+
+
+@given(LIES)
+def test_what_others_say_of_a_linked_device_counts_once_its_link_is_gone_and_then_the_newest_of_it(
+    lies: list[Any],
+) -> None:
+    a = linked("a", "bcd")
+    before = a.get("b")
+    for lie in lies:
+        a.receive("c", [lie], 1.0)
+    assert told(a).keys() <= {"b"}  # nobody else is told so
+    assert a.get("b") == before
+    assert (a.state("b"), a.events()) == ("linked", [])
+    a.receive("b", [wire("b", 1, 2, "a", called="own")], 2.0)
+    assert a.get("b").name == "own"
+    assert told(a) == {"d": ["b"]}  # c said that it has newer news
+    a.link_down("b", 3.0, "cut")
+    newest = max(tuple(lie["version"]) for lie in lies)
+    assert (a.get("b").name, a.get("b").version) == (("x", newest) if newest > (1, 2) else ("own", (1, 2)))
+    assert told(a)["d"] == (["a", "b"] if newest > (1, 2) else ["a"])
+
+
+def test_a_linked_device_is_told_what_others_say_of_it_once_a_link_and_outlives_it() -> None:
+    a, b = linked("a", "bc"), Members(device("b", 1, 1, "a"))
+    b.link_up("a", 0.0)
+    b.digest_from("a", a.digest(), 0.0)
+    former = wire("b", 7, 3, "c", called="former")
+    assert a.receive("c", [former], 1.0)
+    ((peer, news),) = a.gossip()
+    assert peer == "b"
+    a.receive("c", [former], 1.0)
+    assert a.gossip() == []
+    assert here(a) == "abc"
+    b.receive("a", over_the_wire(news), 1.0)
+    ((_, news),) = b.gossip()
+    a.receive("b", over_the_wire(news), 1.0)
+    assert a.get("b") == b.me
+    assert b.me.version == (8, 0)
+    a.receive("c", [former], 2.0)
+    a.link_down("b", 3.0, "cut")
+    assert a.get("b") == b.me
+
+
+def test_what_others_said_of_a_linked_device_outlasts_a_link_that_another_one_replaced() -> None:
+    a = linked("a", "bc")
+    a.receive("c", [wire("b", 1, 5, "c", called="newer")], 1.0)
+    a.gossip()
+    a.link_up("b", 2.0)
+    a.digest_from("b", {"b": [1, 1]}, 2.0)
+    assert "b" in told(a)["b"]
+    a.link_down("b", 3.0, "cut")
+    assert a.get("b").name == "newer"
 
 
 def test_many_changes_before_the_next_gossip_are_one_version() -> None:
@@ -168,6 +232,15 @@ def test_a_device_outlives_what_a_former_life_of_it_left_behind(former: tuple[in
     by_digest.digest_from("b", {"a": list(former)}, 0.0)
     by_news.receive("b", [wire("a", *former, called="former")], 0.0)
     assert by_digest.me.version == by_news.me.version == then
+
+
+def test_nobody_can_make_a_device_use_up_its_lives() -> None:
+    by_digest, by_news = Members(device("a", 1, 2)), Members(device("a", 1, 2))
+    for a in (by_digest, by_news):
+        a.link_up("b", 0.0)
+    by_digest.digest_from("b", {"a": [2**53 - 1, 0]}, 0.0)
+    by_news.receive("b", [wire("a", 2**53 - 1, 0, called="former")], 0.0)
+    assert by_digest.me.version == by_news.me.version == (1, 2)
 
 
 def test_the_echo_of_an_own_announcement_is_no_former_life() -> None:
@@ -404,7 +477,8 @@ def test_the_quality_of_a_link_is_what_its_better_known_end_tells() -> None:
     b, c = device("b", 1, 9, "a").to_wire(), device("c", 1, 9, "a").to_wire()
     b["neighbours"] = {"a": [0.5, 7.0], "c": [None, 3.0], "d": [0.1, None]}
     c["neighbours"] = {"a": [None, None], "b": [0.2, 4.0]}
-    a.receive("b", [b, c], 0.0)
+    a.receive("b", [b], 0.0)
+    a.receive("c", [c], 0.0)
     a.measured("b", LinkQuality(0.4, None), 0.0)
     for one, other, quality in [
         ("a", "b", LinkQuality(0.4, 7.0)), ("b", "c", LinkQuality(0.2, 3.0)), ("b", "d", LinkQuality(0.1, None)),
@@ -569,7 +643,8 @@ def test_what_undid_itself_between_two_looks_is_not_told() -> None:
 
 def test_a_device_is_found_by_id_and_by_name_and_a_name_of_two_names_both() -> None:
     a = linked("a", "bcd")
-    a.receive("b", [wire("b", 1, 2, "a", called="car"), wire("c", 1, 2, "a", called="car")], 0.0)
+    a.receive("b", [wire("b", 1, 2, "a", called="car")], 0.0)
+    a.receive("c", [wire("c", 1, 2, "a", called="car")], 0.0)
     assert a.get("b").id == "b"
     assert a.get("d").id == "d"
     assert a.find("nobody") is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from trio.testing import MockClock
 
 from slipstream.core.errors import LinkLost, ProtocolError, Refused, SkillFailed, SlipError, UsageError, from_wire
 from slipstream.core.link import Receiver
-from slipstream.core.peer import FLOOD_LIMIT, KEY_LIMIT, Peer
+from slipstream.core.peer import FLOOD_LIMIT, KEY_LIMIT, WAITING_LIMIT, Peer
 from slipstream.core.session import CALLS_LIMIT, WINDOW
 from slipstream.core.timers import Timers
 from slipstream.core.wire import CHUNK, FIRST_LIMIT, LARGE_LIMIT, VERSION, Kind, Splitter, frame, pack, unpack
@@ -391,6 +392,59 @@ def test_a_large_answer_goes_out_as_the_link_has_room() -> None:
         b.peer.writable()
     assert len(sizes) == 5
     assert max(sizes) < CHUNK + 100
+
+
+BODY = bytes(LARGE_LIMIT - CHUNK)
+TOO_MANY = WAITING_LIMIT // len(BODY) + 1
+"""Answers of that size of which the last is one too many."""
+
+
+def test_a_peer_that_does_not_read_its_answers_is_left_once_too_much_waits_for_it() -> None:
+    b, other = Bench(), Bench()
+    b.hear(*[call(i) for i in range(1, TOO_MANY + 1)])
+    b.link.room = 0
+    for i in range(1, TOO_MANY):
+        b.peer.answer(i, "done", BODY)
+    assert not b.link.closed
+    b.peer.answer(TOO_MANY, "done", BODY)
+    assert b.link.aborted
+    assert isinstance(b.peer.why, LinkLost)
+    assert "does not read" in b.peer.why.what
+    b.peer.link_lost(None)
+    assert b.lost == [b.peer.why]
+    assert not other.link.closed
+
+
+def test_as_much_that_is_read_meanwhile_is_no_reason_to_leave() -> None:
+    b = Bench()
+    b.hear(*[call(i) for i in range(1, TOO_MANY + 1)])
+    b.link.write = lambda *data, **now: None  # type: ignore[method-assign]
+    for i in range(1, TOO_MANY + 1):
+        b.peer.answer(i, "done", BODY)
+    assert not b.link.closed
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_nothing_waits_for_a_peer_that_is_gone(late: bool) -> None:
+    """Whoever still works for it may hold the peer for long, and must not hold what was made for it as well."""
+    b = Bench()
+    b.hear(call(1), call(2), call(3))
+    b.link.room = 0
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        if not late:
+            b.peer.answer(1, "done", BODY)
+        b.peer.link_lost(None)
+        for i in range(2, 4):
+            b.peer.answer(i, "done", BODY)
+            b.peer.note("slip.digest", {"digest": BODY})
+        assert tracemalloc.get_traced_memory()[0] - before < len(BODY) // 8
+    finally:
+        tracemalloc.stop()
+    b.link.room = 1 << 40
+    b.peer.writable()
+    assert b.link.written == b""
 
 
 # -- we call (these wait, so they run on a loop) -----------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -54,6 +56,17 @@ async def finish(job: Job) -> None:
     job.go.set()
     await job.over.wait()
     await anyio.wait_all_tasks_blocked()
+
+
+async def test_an_idle_worker_keeps_nothing_of_its_last_job() -> None:
+    async with pool() as workers:
+        job = Job()
+        kept = weakref.ref(job)
+        workers.do(job)
+        await finish(job)
+        del job
+        gc.collect()
+        assert kept() is None
 
 
 async def test_one_worker_runs_job_after_job_in_one_task() -> None:

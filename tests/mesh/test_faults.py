@@ -7,6 +7,7 @@ on virtual time.
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -24,8 +25,9 @@ from slipstream.core.errors import LinkLost, ProtocolError, SlipError, from_wire
 from slipstream.core.events import Event
 from slipstream.core.identity import Identity, host_of
 from slipstream.core.links import HELLO_SECONDS
+from slipstream.core.members import STRANGERS
 from slipstream.core.node import Node
-from slipstream.core.peer import FLOOD_LIMIT
+from slipstream.core.peer import FLOOD_LIMIT, WAITING_LIMIT
 from slipstream.core.session import CALLS_LIMIT
 from slipstream.core.skill import Context, Effect, Pack, skill
 from slipstream.core.wire import (
@@ -71,6 +73,15 @@ def identities(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Identity]:
 async def add(ctx: Context, a: int, b: int) -> int:
     """Add two numbers."""
     return a + b
+
+
+BLOB = 16 * MIB
+
+
+@skill("test.blob", effect=Effect.READ)
+async def blob(ctx: Context) -> str:
+    """Give much."""
+    return "x" * BLOB
 
 
 class Honest:
@@ -374,6 +385,29 @@ async def test_many_at_once_who_say_nothing_do_not_keep_others_out(identities: d
         group.cancel_scope.cancel()
 
 
+async def test_who_does_not_read_its_answers_is_left_and_others_are_served_meanwhile(
+    identities: dict[str, Identity],
+) -> None:
+    async with honest(identities) as mesh, attack(identities["attacker"], mesh.phone) as attacker:
+        mesh.phone.offer(Pack("blob", (blob,)))
+        await attacker.say(hello())
+        await attacker.hear(Kind.NOTE)
+        many = WAITING_LIMIT // BLOB + 3
+        pack(["x" * 2 * BLOB])  # the room that packing takes is kept, and is nobody's
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            await attacker.say(b"".join(message(Kind.CALL, i, "test.blob", {}, "", -1.0, "") for i in range(1, many)))
+            for _ in range(100):  # and the attacker reads nothing
+                await mesh.work()
+            gc.collect()
+            assert tracemalloc.get_traced_memory()[0] - before < BLOB  # nothing waits for it any more
+        finally:
+            tracemalloc.stop()
+        (down,) = told(mesh.phone, "does not read")
+        assert (down.kind, down.fields["device"]) == ("link.down", identities["attacker"].id)
+
+
 # -- versions ----------------------------------------------------------------------------------------------------------
 
 
@@ -503,3 +537,26 @@ async def test_a_hundred_who_say_nothing_are_all_left_and_a_person_is_warned_onc
         assert max(took) <= HELLO_SECONDS + 0.01
         assert len(told(m["phone"], "no HELLO")) == 1
         assert m["phone"].reachable("car")
+
+
+@virtual_time
+async def test_ten_thousand_devices_that_a_member_invents_are_few_on_every_device_and_here_on_none() -> None:
+    async with testing.mesh("phone", "car", "hub") as m:
+        m.friends.add("attacker")
+        names = {"phone", "car", "hub"}
+        own = m["car"].members.me.to_wire()
+        link = await MemoryTransport(m.network, "attacker").dial("memory://phone", "phone")
+        link.start(Raw())
+        link.write(hello())
+        for first in range(0, 10_000, 100):
+            news = [{**own, "id": f"i{i}", "neighbours": {"attacker": (None, None)}} for i in range(first, first + 100)]
+            link.write(message(Kind.NEWS, news))
+        await anyio.sleep(2)
+        link.abort()
+        await m.until(lambda: "attacker" not in m["phone"].links.up)
+        for name in names:
+            assert {d.id for d in m[name].members.present()} == names
+            assert len(m[name].members.digest()) <= len(names) + 1 + STRANGERS
+        assert len(m["phone"].members.digest()) == len(names) + STRANGERS
+        assert await m.call("cabin.climate.get", on="car", of="hub")
+        assert [e.kind for e in m["car"].events.recent if "left" in e.kind] == []

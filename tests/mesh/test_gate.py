@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from slipstream import testing
 from slipstream.core.errors import Denied, Refused, SlipError, TimedOut
+from slipstream.core.gate import REFUSALS_TOLD
 from slipstream.core.policy import Asking
 from slipstream.core.skill import Consent, Context, Driving, Effect, Pack, skill
 from slipstream.core.specs import Specs
@@ -150,6 +151,87 @@ async def test_nobody_but_its_owner_takes_a_step_of_a_run_back() -> None:
                 await m["friend"].request("car", target, {"run": "r", "step": "s", **more}, until)
 
 
+# -- what is told of it ------------------------------------------------------------------------------------------------
+
+
+class Log:
+    """What a device writes into its audit log."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, m: testing.Mesh, name: str = "car") -> None:
+        self.lines: list[dict[str, Any]] = []
+        monkeypatch.setattr(m[name].audit, "tell", lambda what, **fields: self.lines.append({"what": what, **fields}))
+
+    def refused(self, caller: str) -> int:
+        return sum(line["what"] == "refused" and line.get("caller") == caller for line in self.lines)
+
+    def summed_up(self) -> list[dict[str, int]]:
+        return [line["more"] for line in self.lines if "more" in line]
+
+
+async def refuse(m: testing.Mesh, of: str, times: int, skill: str = "cabin.look") -> None:
+    for _ in range(times):
+        with pytest.raises(Denied):
+            await m.call(skill, of=of, on="car")
+
+
+async def test_of_many_refusals_of_one_caller_some_are_told_and_the_rest_is_counted_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with house(Policy([Rule(("owner",), ("*",), "allow")]), "valet", "friend") as m:
+        log = Log(monkeypatch, m)
+        await refuse(m, "valet", REFUSALS_TOLD + 80)
+        await refuse(m, "friend", 3)  # in the same second, behind the flood
+        assert log.refused("valet") == REFUSALS_TOLD
+        assert log.refused("friend") == 3
+        assert len(refusals(m)) == REFUSALS_TOLD + 3
+        assert not log.summed_up()
+        await anyio.sleep(2)  # and nobody calls any more
+        assert log.summed_up() == [{"valet": 80}]
+        await refuse(m, "valet", 1)
+        await anyio.sleep(2)
+        assert log.refused("valet") == REFUSALS_TOLD + 1
+        assert log.summed_up() == [{"valet": 80}]
+
+
+async def test_what_was_only_counted_is_told_before_a_device_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with house(Policy([Rule(("owner",), ("*",), "allow")]), "valet") as m:
+        log = Log(monkeypatch, m)
+        await refuse(m, "valet", REFUSALS_TOLD + 1)
+        await m.leave("car")
+        assert log.summed_up() == [{"valet": 1}]
+
+
+async def test_refusals_that_a_person_decided_once_for_all_are_told_no_more_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with house() as m:
+        async with anyio.create_task_group() as group:
+            group.start_soon(refuse, m, "phone", 1, "doors.unlock")
+            await m["phone"].gate.consents.answer(await question(m, "phone"), "never", "Anna")
+        await anyio.sleep(2)
+        log = Log(monkeypatch, m)
+        await refuse(m, "phone", 3 * REFUSALS_TOLD, "doors.unlock")
+        await anyio.sleep(2)
+        assert log.refused("phone") == REFUSALS_TOLD
+        assert log.summed_up() == [{"phone": 2 * REFUSALS_TOLD}]
+
+
+async def test_an_audit_log_that_cannot_be_written_does_not_end_the_device_that_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with house(Policy([Rule(("owner",), ("*",), "allow")]), "valet") as m:
+        await refuse(m, "valet", REFUSALS_TOLD + 1)
+
+        def full(what: str, **fields: Any) -> None:
+            raise SlipError("the audit log cannot be written", "no space left on the disk", "make room")
+
+        monkeypatch.setattr(m["car"].audit, "tell", full)
+        await anyio.sleep(2)
+        warned = [event.fields["why"] for event in m["car"].events.recent if event.kind == "warning"]
+        assert warned == ["no space left on the disk"]
+        assert await m.call("cabin.look") == {"result": "seen"}
+
+
 # -- the vehicle -------------------------------------------------------------------------------------------------------
 
 
@@ -209,6 +291,63 @@ async def test_a_person_is_asked_where_people_are_and_the_answer_lets_it_happen(
         kinds = [event.kind for event in m["phone"].events.recent]
         assert "step.asking" in kinds
         assert "consent.asked" in kinds
+
+
+async def test_a_step_that_waits_for_a_person_keeps_no_other_from_running_and_runs_once_when_it_may() -> None:
+    async with house() as m:
+        m["car"].executor.slots = 1
+        looks = [{"id": f"look{i}", "skill": "cabin.look"} for i in range(3)]
+        plan = {"goal": "look", "steps": [{"id": "u", "skill": "doors.unlock"}, *looks]}
+        run = await m["phone"].start(testing.load(plan))
+        request = await question(m, "phone")
+        await m.until(lambda: all(run.steps[look["id"]].final for look in looks))
+        assert run.steps["u"].consent
+        assert [r.id for r in m["phone"].gate.consents.open()] == [request]
+        assert not DID
+        await m["phone"].gate.consents.answer(request, "once", "Anna")
+        await run.ended.wait()
+        assert run.state == "done", run.error
+        assert DID == ["phone"]
+        assert m["car"].executor.running == 0
+
+
+@pytest.mark.parametrize("how", ["answered", "cancelled", "nobody answers"])
+async def test_a_step_with_many_questions_gives_one_place_back_and_takes_one_again(how: str) -> None:
+    busy = 0
+    most = 0
+
+    @skill("seat.heat", effect=Effect.READ)
+    async def heat(ctx: Context) -> None:
+        """Take its time."""
+        nonlocal busy, most
+        busy += 1
+        most = max(most, busy)
+        await anyio.sleep(1)
+        busy -= 1
+
+    asking = Policy([Rule(("*",), ("cabin.*",), "ask"), Rule(("*",), ("*",), "allow")], {}, Asking(20, ("owner",)))
+    async with testing.mesh(
+        "phone", "car", skills={"phone": [deputy], "car": [look, heat]}, policy=asking
+    ) as m:  # fmt: skip
+        m["car"].executor.slots = 2
+        each = {"id": "each", "skill": "cabin.look", "for_each": {"$ref": "inputs.sides"}}
+        plan = testing.load({"goal": "look", "inputs": {"sides": ["left", "right"]}, "steps": [each]})
+        run = await m["phone"].start(plan)
+        first = await question(m, "phone")
+        second = await question(m, "phone", first)
+        heats = [{"id": f"heat{i}", "skill": "seat.heat"} for i in range(6)]
+        await m.run({"goal": "heat", "steps": heats})
+        assert most == 2
+        assert m["car"].executor.running == 0
+        if how == "answered":
+            await m["phone"].gate.consents.answer(first, "once", "Anna")
+            assert run.steps["each"].consent  # there is one more question
+            await m["phone"].gate.consents.answer(second, "once", "Anna")
+        elif how == "cancelled":
+            run.cancel()
+        await run.ended.wait()
+        assert (run.state == "done") is (how == "answered"), run.error
+        assert m["car"].executor.running == 0
 
 
 async def test_who_says_no_or_nothing_denies_it() -> None:

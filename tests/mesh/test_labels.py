@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from trio.testing import MockClock
 
 from slipstream import testing
-from slipstream.core.errors import SlipError, UsageError
+from slipstream.core.errors import Refused, SlipError, UsageError
 from slipstream.core.skill import Context, Effect, skill
 from slipstream.core.trust import Role
 from slipstream.skills.packs.labels import DeviceOnly, Personal
@@ -59,6 +59,12 @@ async def send(ctx: Context, to: Personal[str]) -> Sent:
     return Sent(to=to, ok=True)
 
 
+@skill("message.ring", effect=Effect.ONCE)
+async def ring(ctx: Context, to: Personal[str]) -> Sent:
+    """Fail to ring one."""
+    raise Refused(f"nobody is called {to}")
+
+
 @skill("text.upper", effect=Effect.READ)
 async def upper(ctx: Context, text: str) -> str:
     """Spell it large."""
@@ -84,7 +90,7 @@ class Frames:
 
 def mesh(**more: Any) -> Any:
     SENT.clear()
-    skills = {"phone": [find, everybody, send, upper], "car": [show, upper]}
+    skills = {"phone": [find, everybody, send, ring, upper], "car": [show, upper]}
     return testing.mesh("phone", "car", skills=skills, **more)
 
 
@@ -126,6 +132,17 @@ async def test_a_handle_comes_to_its_value_only_on_its_device_and_what_is_made_o
         again = await m.call("message.send", {"to": "somebody"}, of="car", key="k")
         assert again["to"].startswith("slip-handle:")
         assert SENT == [NUMBER]
+        nothing_leaked(m, frames)
+
+
+async def test_why_a_skill_failed_is_as_private_when_its_key_comes_back_without_the_handle() -> None:
+    async with mesh() as m:
+        frames = Frames(m)
+        handle = (await m.call("contacts.find", {"name": "Anna"}, of="car"))["number"]
+        for to in (handle, "somebody"):
+            with pytest.raises(Refused) as failed:
+                await m.call("message.ring", {"to": to}, of="car", key="k")
+            assert "why stays on its device" in str(failed.value.why)
         nothing_leaked(m, frames)
 
 
@@ -265,4 +282,48 @@ async def test_a_result_is_as_private_under_any_order_that_reads_it() -> None:
         with pytest.raises(SlipError, match="cannot be read"):
             await arm(m, {"id": "list", "skill": "text.upper", "args": {"text": {"$ref": "item"}}, **reads,
                           "for_each": [{"$ref": "who.number"}]})  # fmt: skip
+        nothing_leaked(m, frames)
+
+
+@skill("message.queue", effect=Effect.IDEMPOTENT, resumable=True)
+async def queue(ctx: Context, to: Personal[str]) -> bool:
+    """Send one in two goes, and tell of it."""
+    first = "to" not in ctx.state
+    await ctx.checkpoint(to=ctx.state.get("to", to))
+    await ctx.progress(1.0, f"to {ctx.state['to']}")
+    if first:
+        raise SlipError("the line is busy")
+    return True
+
+
+async def test_how_far_a_skill_is_may_be_told_but_no_note_of_one_that_was_given_what_may_not_leave() -> None:
+    async with testing.mesh("phone", "car", skills={"phone": [find, queue], "car": [show]}) as m:
+        frames = Frames(m)
+        told: list[tuple[float, str]] = []
+
+        async def queued(to: str, of: str) -> None:
+            key = f"{of}'s"
+            await m[of].call("message.queue", {"to": to}, on="phone", key=key, on_progress=lambda *t: told.append(t))
+
+        found = await m.call("contacts.find", {"name": "Anna"}, of="car")
+        with pytest.raises(SlipError, match="failed"):
+            await queued(found["number"], "car")
+        await queued("somebody", "car")  # it goes on with what it was given before
+        assert told == [(1.0, "")] * 2
+        with pytest.raises(SlipError, match="busy"):
+            await queued(found["number"], "phone")
+        assert told[2:] == [(1.0, f"to {NUMBER}")]  # who is at the device may read it
+        nothing_leaked(m, frames)
+
+
+async def test_the_events_of_a_run_on_another_device_hold_no_note_of_what_may_not_leave() -> None:
+    async with testing.mesh("phone", "car", skills={"phone": [find, queue], "car": [show]}) as m:
+        frames = Frames(m)
+        for of, note in (("car", ""), ("phone", f"to {NUMBER}")):
+            await m.run({"goal": "tell Anna", "steps": [
+                {"id": "who", "skill": "contacts.find", "args": {"name": "Anna"}},
+                {"id": "tell", "skill": "message.queue", "args": {"to": {"$ref": "who.number"}}},
+            ]}, of=of)  # fmt: skip
+            told = [e.fields for e in m[of].events.recent if e.kind == "step.progress"]
+            assert {(fields["step"], fields["fraction"], fields["note"]) for fields in told} == {("tell", 1.0, note)}
         nothing_leaked(m, frames)

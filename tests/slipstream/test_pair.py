@@ -343,7 +343,7 @@ def test_a_device_is_thrown_out_by_name_or_id(said: Any, phone: Path, tmp_path: 
         made = authority.admit_here(phone, tmp_path / name, name, "x")
         wanted = name if call is str else call(made)
         code, answer = said("revoke", wanted, "--yes", "--state", phone)
-        assert (code, answer["revoked"]) == (0, {"id": made.id, "name": name})
+        assert (code, answer["revoked"]) == (0, {"id": made.id, "name": name, "keys": [made.id]})
     assert members(phone) == [("phone", "owner")]
 
 

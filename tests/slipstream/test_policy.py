@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -15,11 +18,12 @@ from hypothesis import strategies as st
 
 from slipstream import cli, policy_file
 from slipstream.cli import policy as verb
-from slipstream.core.errors import UsageError
+from slipstream.core.errors import SlipError, UsageError
 from slipstream.core.policy import Policy
 from slipstream.core.skill import Driving, SkillSpec
 from slipstream.core.trust import Member, Role
 from slipstream.policy_file import DEFAULT, hours, load, read
+from slipstream.policy_source import LOOK_EVERY, PolicyFile
 from slipstream.skills.packs import car, hub, phone
 
 ROOT = Path(__file__).parents[2]
@@ -282,6 +286,121 @@ def test_hours_are_within_the_week_or_refused(text: str) -> None:
         return
     assert found
     assert all(0 <= begin < 7 * 1440 and begin < end <= begin + 1440 for begin, end in found)
+
+
+# -- the file in force -------------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """The policy of a state folder on a clock of its own, and what was told of it."""
+
+    def __init__(self, state: Path) -> None:
+        self.now = 0.0
+        self.told: list[SlipError] = []
+        self.file = PolicyFile(state, lambda: self.now, self.told.append)
+
+    def says(self) -> str:
+        """What it says of the owner's `doors.lock`, a look later."""
+        self.now += LOOK_EVERY
+        return says(self.file.current(), OWNER, "doors.lock")
+
+
+STRICT = RULE.replace("allow", "refuse")
+
+
+def test_a_strict_file_that_an_editor_takes_away_for_a_moment_is_never_lifted(tmp_path: Path) -> None:
+    path = written(tmp_path, STRICT)
+    watched = Watched(tmp_path)
+    path.unlink()
+    assert [watched.says() for _ in range(5)] == ["refuse"] * 5
+    (gone,) = watched.told
+    assert gone.what == f"{path} is gone"
+    assert "put it back" in gone.hint
+    written(tmp_path, STRICT.replace("refuse", "ask"))
+    assert (watched.says(), len(watched.told)) == ("ask", 1)
+    path.unlink()
+    assert (watched.says(), len(watched.told)) == ("ask", 2)
+    assert Watched(tmp_path).says() == "allow"  # a start takes the default
+
+
+def test_a_folder_that_never_had_a_file_has_the_default_until_there_is_one_and_says_nothing(tmp_path: Path) -> None:
+    watched = Watched(tmp_path)
+    assert (watched.says(), watched.told) == ("allow", [])
+    written(tmp_path, STRICT)
+    assert (watched.says(), watched.told) == ("refuse", [])
+
+
+@contextmanager
+def nobody_may_read(path: Path) -> Iterator[None]:
+    """Take the rights to the file's folder away, from root too."""
+    user = os.geteuid()
+    path.parent.chmod(0)
+    try:
+        if not user:
+            os.seteuid(65534)
+        yield
+    finally:
+        os.seteuid(user)
+        path.parent.chmod(0o700)
+
+
+UNREADABLE: dict[str, Callable[[Path], Any]] = {
+    "a folder": lambda path: path.mkdir(),
+    "a pipe": lambda path: os.mkfifo(path),
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a link to itself": lambda path: path.symlink_to(path),
+    "a link to nothing": lambda path: path.symlink_to(path.with_name("nothing")),
+    "a way through a file": lambda path: path.symlink_to(Path(__file__) / "policy.toml"),
+    "no text": lambda path: path.write_bytes(b"# \xff\xfe\n"),
+    "nonsense": lambda path: path.write_text("nonsense"),
+}
+
+
+@pytest.mark.parametrize("make", UNREADABLE.values(), ids=UNREADABLE)
+def test_what_cannot_be_read_is_refused_at_the_start_and_later_told_once_and_changes_nothing(
+    tmp_path: Path, make: Callable[[Path], Any]
+) -> None:
+    path = written(tmp_path, STRICT)
+    watched = Watched(tmp_path)
+    path.unlink()
+    make(path)
+    assert [watched.says() for _ in range(5)] == ["refuse"] * 5
+    with pytest.raises(UsageError) as refused:
+        PolicyFile(tmp_path, lambda: 0.0, print)
+    for error in (*watched.told, refused.value):
+        assert error.what.startswith(str(path))
+        assert "slip policy check" in error.hint
+    assert len(watched.told) == 1
+    if path.is_dir():
+        path.rmdir()
+    else:
+        path.unlink()
+    written(tmp_path, RULE)
+    assert (watched.says(), len(watched.told)) == ("allow", 1)
+
+
+def test_a_file_that_nobody_may_read_for_a_while_changes_nothing_and_counts_again_after_that(tmp_path: Path) -> None:
+    path = written(tmp_path, STRICT)
+    watched = Watched(tmp_path)
+    with nobody_may_read(path):
+        assert [watched.says() for _ in range(5)] == ["refuse"] * 5
+        with pytest.raises(UsageError, match="Permission denied"):
+            PolicyFile(tmp_path, lambda: 0.0, print)
+    (told,) = watched.told
+    assert told.why == "Permission denied"
+    path.write_text(RULE)
+    assert (watched.says(), len(watched.told)) == ("allow", 1)
+
+
+def test_a_change_that_keeps_the_size_and_the_time_of_the_file_is_seen(tmp_path: Path) -> None:
+    path = written(tmp_path, STRICT)
+    watched = Watched(tmp_path)
+    same = path.stat()
+    while path.stat().st_ctime_ns == same.st_ctime_ns:  # clocks of file systems tick slowly
+        path.write_text(STRICT.replace('"refuse"', '"allow" '))
+        os.utime(path, ns=(same.st_atime_ns, same.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (same.st_size, same.st_mtime_ns)
+    assert watched.says() == "allow"
 
 
 # -- slip policy -----------------------------------------------------------------------------------------------------
