@@ -227,7 +227,8 @@ def _unreadable(path: Path, why: str) -> UsageError:
 
 def _wrong(path: Path, lines: Sequence[str], headers: Sequence[int], error: ValidationError) -> UsageError:
     first = error.errors(include_url=False, include_context=False)[0]
-    where = [part for part in first["loc"] if not (isinstance(part, str) and part.endswith("]"))]
+    where = list(first["loc"][:1])  # what is below it may name a branch of a union, like `list[str]`
+    where += [part for part in first["loc"][1:] if not (isinstance(part, str) and _BRANCH.fullmatch(part))]
     rule = where[1] if where[0] == "rule" and len(where) > 1 else None
     names = [str(part) for part in where[1 if rule is None else 2 :] if isinstance(part, str)]
     begin, end = 1, len(lines)
@@ -253,6 +254,7 @@ def _wrong(path: Path, lines: Sequence[str], headers: Sequence[int], error: Vali
     return UsageError(f"{path}:{line}: {clean(name, 100)}: {clean(why, 300)}", _said(given), hint, field=field)
 
 
+_BRANCH: Final = re.compile(r"[a-z-]+\[.*\]")
 _CHOICES: Final = {
     "who": ("owner", "member", "guest"), "answer": ("owner", "member", "guest"), "personal": ("owner", "member"),
     "effects": tuple(Effect), "driving": tuple(Driving), "then": ("allow", "ask", "refuse"),
