@@ -225,7 +225,7 @@ KEYS = "there is no such key; there are"
         (f"{RULE}\n\nthen = ", 7, None, "no TOML", CHECK),
         (f"{RULE}\nthen = x\n\n", 6, None, "no TOML", CHECK),
         ('["]"]', 1, "]", KEYS, CHECK),
-        (f"{RULE}\n[labels]\n']' = 1", 6, "labels", KEYS, CHECK),
+        (f"{RULE}\n[labels]\n']' = 1", 6, "]", KEYS, CHECK),
         (f"{RULE}\nx = '''\n[[rule]]\n'''", 6, "x", KEYS, CHECK),
         ("rule = [{who = ['owner'], skills = ['*'], then = 'ask'}]", 1, "rule", "not as many", "begin each rule"),
         ("a = " + "[" * 5000, None, None, "no TOML", CHECK),
