@@ -19,11 +19,14 @@ demo: .stamps/dev ## a phone, a car and a hub find each other and run a trip, wi
 test: .stamps/dev ## every test
 	@$(PY) -m pytest $(ARGS)
 
-check: .stamps/dev ## format, lint, types, stubs
+check: .stamps/dev ## format, lint, types, stubs, and the C kernels under sanitizers
 	@.venv/bin/ruff format --check --quiet $(CODE)
 	@.venv/bin/ruff check --quiet $(CODE)
 	@.venv/bin/mypy --no-error-summary
 	@$(PY) -m mypy.stubtest --mypy-config-file pyproject.toml slipstream.runtime_ext.scheduler slipstream.runtime_ext.frames
+	@mkdir -p build && gcc -std=gnu11 -g -O1 -ffp-contract=off -Wall -Wextra -Wconversion -Wno-sign-conversion -Werror \
+		-fsanitize=address,undefined -fno-sanitize-recover=all -Iruntime_ext tests/kernels/schedule.c \
+		runtime_ext/kernels/*.c -lm -o build/schedule-check && build/schedule-check >/dev/null
 	@echo "check: ok"
 
 bench: .stamps/bench ## our figures beside the floor and the peers, from one run

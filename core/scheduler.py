@@ -1,26 +1,22 @@
 """Steps + devices + costs → assignment: hard rules never bend, and every choice can say why. The door to runtime_ext.
 
-Two levels: `schedule` takes a numbered Problem; `assign` takes steps and devices by name, as the dispatcher has them.
-There is no clock: times are seconds from now.
+`assign` takes steps and devices by name, as the dispatcher has them; problem.py is the same by numbers. There is no
+clock: times are seconds from now.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from functools import cache
 from math import inf
-from typing import Annotated, Any, Final, Literal, NotRequired
-
-from pydantic import Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from typing import Any, Final
 
 from .costs import Costs
 from .device import Device, LinkQuality, short
 from .errors import NoDevice, UsageError
 
 try:
-    from ..runtime_ext.scheduler import Infeasible, solve
+    from ..runtime_ext.scheduler import Infeasible, Packed
 except ImportError as error:
     raise ImportError("the scheduler's extension is not built; run: make test, or: pip install -e .") from error
 
@@ -32,146 +28,10 @@ SIZE: Final = 1024.0
 """Bytes, for the output of a skill that never ran."""
 GUESS: Final = 0.05
 """Seconds, where an announced guess makes no sense."""
+WORK: Final = 2_000
+"""Units of work for an assignment: some 60 µs."""
 _LONG: Final = 86_400.0
 """Seconds; what a device announces above that makes no sense."""
-
-
-# ---- numbered steps and devices ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """n numbered steps on m numbered devices, in any consistent units of time and size, from time 0 on.
-
-    An empty `latency`, `slots` or `available` means 0, 1, always. A fixed step is done or runs: (device, start, end).
-    """
-
-    seconds: Sequence[Sequence[float | None]]
-    """(n, m), run times; None: it cannot run there."""
-    deps: Sequence[tuple[int, int, float]]
-    """(producer, consumer, size)."""
-    bandwidth: Sequence[Sequence[float | None]]
-    """(m, m), row = sender; None: no link. The diagonal is not read."""
-    latency: Sequence[Sequence[float]] = ()
-    slots: Sequence[int] = ()
-    available: Sequence[tuple[float, float | None]] = ()
-    exclusive: Sequence[Sequence[int]] = ()
-    """Groups of steps of which no two may overlap in time, on whatever devices."""
-    fixed: Mapping[int, tuple[int, float, float]] = field(default_factory=dict)
-    deadlines: Mapping[int, float] = field(default_factory=dict)
-    """Soft: what is found to miss one is reported, not refused."""
-
-    @classmethod
-    def from_json(cls, data: Any) -> Problem:
-        """The problem in a `slipstream-sched/1` document (plain values, extensions included).
-
-        Raises:
-            UsageError: it is none; `where["field"]` names what is wrong.
-        """
-        try:
-            document = _document().validate_python(data, strict=False)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            raise _bad(".".join(map(str, first["loc"])), first["msg"]) from None
-        tasks, devices, links = document["tasks"], document["devices"], document["links"]
-        cost, speed = tasks["cost"], devices["speed"]
-        n, m = len(cost), len(speed)
-        times = tasks.get("time") or [None] * n
-        latency = links.get("latency") or []
-        slots, available = devices.get("slots") or [], devices.get("available") or []
-        tables = {"links.speed": links["speed"], "links.latency": latency or links["speed"]}
-        given = {"devices.slots": slots or speed, "devices.available": available or speed}
-        for name, count, entries in (
-            ("tasks.time", n, len(times)),
-            *((name, m, len(rows)) for name, rows in tables.items()),
-            *((name, m, len(values)) for name, values in given.items()),
-            *((f"tasks.time.{i}", m, len(row)) for i, row in enumerate(times) if row is not None),
-            *((f"{name}.{p}", m, len(row)) for name, rows in tables.items() for p, row in enumerate(rows)),
-        ):
-            if entries != count:
-                raise _bad(name, f"it has {entries} entries and needs {count}")
-        for k, (i, j, _) in enumerate(document["deps"]):
-            if not (0 <= i < n and 0 <= j < n):
-                raise _bad(f"deps.{k}", f"there are {n} steps, counted from 0")
-        exclusive = document.get("exclusive") or {}
-        for name, group in exclusive.items():
-            if not all(0 <= i < n for i in group):
-                raise _bad(f"exclusive.{name}", f"there are {n} steps, counted from 0")
-        return cls(
-            [[c / s for s in speed] if row is None else row for c, row in zip(cost, times, strict=True)],
-            document["deps"],
-            [[rate if rate is not None and rate > 0 else None for rate in row] for row in links["speed"]],
-            [[delay or 0.0 for delay in row] for row in latency],
-            slots, available, list(exclusive.values()),
-        )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """Where and when each step runs, in step order; `late` are the steps that end after their deadline."""
-
-    device: list[int]
-    start: list[float]
-    end: list[float]
-    makespan: float
-    late: list[int]
-
-
-def schedule(problem: Problem) -> Schedule:
-    """A short schedule that keeps every hard rule.
-
-    Raises:
-        NoDevice: a step has no place; `where` has its number `step` and the `rule`: device, window or link.
-        UsageError: the numbers do not describe a problem.
-    """
-    p = problem
-    try:
-        return Schedule(*solve(p.seconds, p.deps, p.bandwidth, p.latency, p.slots, p.available, p.exclusive, p.fixed,
-                               p.deadlines))  # fmt: skip
-    except Infeasible as error:
-        raise NoDevice(str(error), step=error.step, rule=error.rule) from None
-    except ValueError as error:
-        raise UsageError("this is no scheduling problem", str(error)) from None
-
-
-_Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class _Tasks(TypedDict):
-    cost: list[_Amount]
-    time: NotRequired[list[list[_Amount | None] | None] | None]
-
-
-class _Devices(TypedDict):
-    speed: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]]
-    slots: NotRequired[list[Annotated[int, Field(ge=1, lt=2**31)]] | None]
-    available: NotRequired[list[tuple[_Amount, _Amount | None]] | None]
-
-
-class _Links(TypedDict):
-    speed: list[list[Annotated[float, Field(allow_inf_nan=False)] | None]]
-    latency: NotRequired[list[list[_Amount | None]] | None]
-
-
-class _Document(TypedDict):
-    format: Literal["slipstream-sched/1"]
-    tasks: _Tasks
-    devices: _Devices
-    links: _Links
-    deps: list[tuple[int, int, _Amount]]
-    exclusive: NotRequired[dict[str, list[int]] | None]
-
-
-@cache
-def _document() -> TypeAdapter[_Document]:
-    return TypeAdapter(_Document)
-
-
-def _bad(where: str, why: str) -> UsageError:
-    return UsageError(f"this is no scheduling problem: {where}", why, field=where)
-
-
-# ---- steps and devices by name ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,10 +103,10 @@ def assign(
     """
     scene = _Scene(jobs, devices, costs, link, fixed or {})
     try:
-        device, start, end, makespan, late = solve(
+        device, start, end, late, makespan, *_ = Packed(
             scene.seconds, scene.deps, scene.bandwidth, scene.latency, scene.slots, (), scene.exclusive, scene.fixed,
             {i: job.deadline for i, job in enumerate(jobs) if job.deadline is not None},
-        )  # fmt: skip
+        ).solve(WORK)  # fmt: skip
     except Infeasible as error:
         raise scene.complaint(jobs[error.step], error.rule) from None
     except ValueError as error:

@@ -1,585 +1,94 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 # cython: auto_pickle=False, autotestdict=False
-"""List scheduling on unequal devices and links, with insertion, under hard rules that never bend.
+"""The door to the scheduling core (kernels/schedule.h): Python's numbers into its arena, and its schedule out.
 
-Order and choice are those of HEFT (Topcuoglu, Hariri, Wu, IEEE TPDS 13(3), 2002: upward rank, earliest finish, idle
-gaps filled) and of its successor PEFT (Arabnejad, Barbosa, IEEE TPDS 25(3), 2014: the choice also counts what must
-follow). Both compete, and so do schedules that keep to one device, where outputs are large; the best is kept.
-Around them:
-
-- A device with k slots, an exclusive group and an availability window are one thing, a *resource*: its use over time is
-  a step function with a capacity, and a step goes where every resource that it needs has room.
-- Missing links and skills are constraints on pairs of steps: kept arc-consistent (Mackworth's AC-3, 1977) before and
-  during the placement, which goes back a bounded number of times where a choice leads nowhere.
-- Where that does not help, the step that found no place comes first in the next round ("squeaky wheel" optimisation,
-  Joslin and Clements, JAIR 10, 1999).
-- Deadlines are soft: they pull the latest start of a step and of all before it; when some are missed, a schedule under
-  the makespan that was reached competes too, on (late steps, tardiness, makespan).
-
-Everything numeric lies in one arena of C arrays; the graph is in CSR form; the solve runs without the GIL. 
-One file because all of it works on one struct, and the compiler sees the whole solve at once.
+A problem is packed straight from lists or tuples of floats into one arena of C arrays, which is solved without the GIL.
+The core is list schedules that compete (HEFT, PEFT, CPOP, one device, well-linked devices) and an anytime local search.
+One file because all of it fills one struct.
 """
 
+cimport cython
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
+from cpython.list cimport PyList_New, PyList_SET_ITEM
+from cpython.ref cimport Py_INCREF, PyObject
 from libc.math cimport INFINITY
-from libc.stdlib cimport calloc, free, qsort
-from libc.string cimport memcpy, memmove, memset
+from libc.stdlib cimport free, malloc
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memset
+
+cdef extern from "Python.h":
+    object PySequence_Fast(object, const char *)
+    PyObject **PySequence_Fast_ITEMS(object)
+    Py_ssize_t PySequence_Fast_GET_SIZE(object)
+
+cdef extern from "kernels/schedule.h":
+    enum:
+        SCHED_OK
+        SCHED_CYCLE
+        SCHED_NO_DEVICE
+        SCHED_NO_WINDOW
+        SCHED_NO_LINK
+    ctypedef struct Score:
+        double late, tardiness, makespan, energy, moved
+    ctypedef struct Sched:
+        int n, m, stride, lanes, groups, members, edges, sparse, windows, deadlines, wide, prices
+        double mean_latency, mean_per_unit
+        double *seconds
+        double *latency
+        double *per_unit
+        double *joules
+        double *carry
+        double *deadline
+        double *weight
+        double *opens
+        double *closes
+        int *lane_at
+        int *before_at
+        int *before
+        double *before_size
+        int *after_at
+        int *after
+        double *after_size
+        int *group_at
+        int *group
+        unsigned char *fixed
+        int *topological
+        int *waiting
+        int *queue
+        double bound
+        int *device
+        double *start
+        double *end
+        Score score
+        int incumbent
+        int *device_now
+        double *start_now
+        double margin
+        int64_t work, work_limit, deadline_ns, look_at
+        uint64_t random
+        int expired, proven, failed, rule
+    size_t sched_layout(Sched *w, char *base) nogil
+    void sched_clear(Sched *w) nogil
+    void sched_prepare(Sched *w) nogil
+    int sched_solve(Sched *w) nogil
+    int sched_heft(Sched *w) nogil
+    int64_t sched_now() nogil
+    void sched_begin() nogil
+    int64_t sched_fleet(const int *candidates, const double *seconds, double *free_at, int *chosen, int64_t steps,
+                        int each, int devices, uint64_t seed) nogil
+
+sched_begin()
 
 cdef enum:
-    OK
-    CYCLE
-    NO_DEVICE
-    NO_WINDOW
-    NO_LINK
-
-cdef enum:
-    ROUNDS = 32           # schedules begun anew with the step that found no place in front
     LARGEST = 50_000_000  # cells of the largest table
 
-
-cdef struct Key:
-    int front     # the round in which it was put in front, 0 for never
-    int position  # in topological order
-    int step
-    float latest  # rounded, so that equal ranks are equal whatever the order of their sums was
-
-
-cdef struct Score:
-    int late
-    double tardiness
-    double makespan
-
-
-cdef struct Work:
-    int n, m, g                # steps, devices, exclusive groups
-    bint sparse                # some pair of devices has no link
-    bint windows               # some device is not always available
-    bint deadlines             # some step has one
-    double mean_latency, mean_per_unit
-    double *seconds            # (n, m), INFINITY: it cannot run there
-    double *latency            # (m, m), INFINITY: no link
-    double *per_unit           # (m, m), time per unit of size
-    double *deadline           # (n), INFINITY: none
-    int *before_at             # (n + 1), CSR: what step i waits for is before[before_at[i]:before_at[i + 1]]
-    int *before
-    double *before_size
-    int *after_at              # (n + 1), CSR: what waits for step i
-    int *after
-    double *after_size
-    int *group_at              # (n + 1), CSR: the groups of step i
-    int *group
-    unsigned char *fixed       # (n)
-    int stride                 # points kept for a resource
-    int *capacity              # (m + g), devices first, then groups
-    int *points                # (m + g)
-    double *when               # (m + g, stride), ascending, the first is -INFINITY
-    int *used                  # (m + g, stride), in use from when[] on
-    unsigned char *may         # (n, m), the devices still open to a step
-    int *choices               # (n), how many those are
-    int *trail                 # (n * m), cells of `may` that were struck out
-    int struck
-    int *mark                  # (n), length of the trail before each level
-    unsigned char *tried       # (n, m), by level
-    int *queue                 # (n), of the propagation
-    unsigned char *queued      # (n)
-    int *topological           # (n)
-    int *waiting               # (n)
-    int *front                 # (n)
-    double *latest             # (n), latest start under a horizon
-    double *ahead              # (n, m), the least time from the end of step i on device p to the end of all
-    bint looking               # whether the choice of a device counts that in
-    int home                   # the device that takes every step that may run there; -1: none does
-    Key *keys                  # (n)
-    int *order                 # (n), the steps that are not fixed, in order of placement
-    int free                   # how many those are
-    int placed                 # levels of the order that are in the schedule
-    int *device                # (n), the schedule
-    double *start
-    double *end
-    int *device_kept           # (n), the schedule that another competes with
-    double *start_kept
-    double *end_kept
-    int step                   # where it failed
-    int rule
-
-
-# ---- resources: step functions with a capacity ------------------------------------------------------------------
-
-cdef inline int _segment(const double *when, int n, double t) noexcept nogil:
-    cdef int lo = 0, hi = n, mid
-    while hi - lo > 1:
-        mid = (lo + hi) >> 1
-        if when[mid] <= t:
-            lo = mid
-        else:
-            hi = mid
-    return lo
-
-
-cdef double _fit(Work *w, int r, double t, double seconds) noexcept nogil:
-    """The first moment from `t` on that has room on resource `r` for that long; INFINITY for never."""
-    cdef double *when = w.when + <size_t>r * w.stride
-    cdef int *used = w.used + <size_t>r * w.stride
-    cdef int n = w.points[r], capacity = w.capacity[r]
-    cdef int lo = _segment(when, n, t), hi
-    while True:
-        while used[lo] >= capacity:
-            lo += 1
-            if lo == n:
-                return INFINITY
-            t = when[lo]
-        hi = lo + 1
-        while hi < n and when[hi] < t + seconds and used[hi] < capacity:
-            hi += 1
-        if hi == n or when[hi] >= t + seconds:
-            return t
-        lo = hi
-
-
-cdef double _place(Work *w, int i, int p, double t) noexcept nogil:
-    """The first moment from `t` on at which step `i` fits on device `p` and into all its groups."""
-    cdef double seconds = w.seconds[<size_t>i * w.m + p], u
-    cdef int x
-    while True:
-        u = _fit(w, p, t, seconds)
-        if u == INFINITY:
-            return u
-        for x in range(w.group_at[i], w.group_at[i + 1]):
-            u = _fit(w, w.m + w.group[x], u, seconds)
-        if u == t or w.group_at[i] == w.group_at[i + 1]:
-            return u
-        t = u
-
-
-cdef int _cut(Work *w, int r, double t) noexcept nogil:
-    """The index of the point at `t`, made if there was none."""
-    cdef double *when = w.when + <size_t>r * w.stride
-    cdef int *used = w.used + <size_t>r * w.stride
-    cdef int at = _segment(when, w.points[r], t)
-    if when[at] == t:
-        return at
-    memmove(when + at + 2, when + at + 1, (w.points[r] - at - 1) * sizeof(double))
-    memmove(used + at + 2, used + at + 1, (w.points[r] - at - 1) * sizeof(int))
-    when[at + 1] = t
-    used[at + 1] = used[at]
-    w.points[r] += 1
-    return at + 1
-
-
-cdef void _join(Work *w, int r, int at) noexcept nogil:
-    cdef double *when = w.when + <size_t>r * w.stride
-    cdef int *used = w.used + <size_t>r * w.stride
-    if at > 0 and used[at] == used[at - 1]:
-        memmove(when + at, when + at + 1, (w.points[r] - at - 1) * sizeof(double))
-        memmove(used + at, used + at + 1, (w.points[r] - at - 1) * sizeof(int))
-        w.points[r] -= 1
-
-
-cdef void _add(Work *w, int r, double start, double end, int amount) noexcept nogil:
-    """Use that much more of resource `r` in [start, end); the form stays canonical: no two equal neighbours."""
-    cdef int a, b, x
-    if not end > start:
-        return
-    a = _cut(w, r, start)
-    b = _cut(w, r, end)
-    for x in range(a, b):
-        w.used[<size_t>r * w.stride + x] += amount
-    _join(w, r, b)
-    _join(w, r, a)
-
-
-cdef void _occupy(Work *w, int i, int amount) noexcept nogil:
-    cdef int x
-    _add(w, w.device[i], w.start[i], w.end[i], amount)
-    for x in range(w.group_at[i], w.group_at[i + 1]):
-        _add(w, w.m + w.group[x], w.start[i], w.end[i], amount)
-
-
-# ---- which devices are open to a step ---------------------------------------------------------------------------
-
-cdef void _strike(Work *w, int i, int p) noexcept nogil:
-    w.may[<size_t>i * w.m + p] = 0
-    w.choices[i] -= 1
-    w.trail[w.struck] = i * w.m + p
-    w.struck += 1
-
-
-cdef void _restore(Work *w, int length) noexcept nogil:
-    while w.struck > length:
-        w.struck -= 1
-        w.may[w.trail[w.struck]] = 1
-        w.choices[w.trail[w.struck] / w.m] += 1
-
-
-cdef bint _revise(Work *w, int y, int x, bint forward) noexcept nogil:
-    """Strike out the devices of `y` that no device of `x` has a link with (`forward`: from x to y)."""
-    cdef int p, q, m = w.m
-    cdef bint changed = False
-    for q in range(m):
-        if not w.may[<size_t>y * m + q]:
-            continue
-        for p in range(m):
-            if w.may[<size_t>x * m + p] and w.latency[p * m + q if forward else q * m + p] < INFINITY:
-                break
-        else:
-            _strike(w, y, q)
-            changed = True
-    return changed
-
-
-cdef int _propagate(Work *w, int first, int last) noexcept nogil:
-    """Make the devices of all steps arc-consistent after a change in [first, last); -1, or the step left with none."""
-    cdef int head = 0, count = 0, x, y, e, emptied = -1
-    cdef bint forward
-    cdef const int *at
-    for x in range(first, last):
-        w.queue[count] = x
-        w.queued[x] = 1
-        count += 1
-    while count:
-        x = w.queue[head]
-        head = 0 if head + 1 == w.n else head + 1
-        count -= 1
-        w.queued[x] = 0
-        for forward in range(2):
-            at = w.after_at if forward else w.before_at
-            for e in range(at[x], at[x + 1]):
-                y = (w.after if forward else w.before)[e]
-                if emptied < 0 and _revise(w, y, x, forward):
-                    if w.choices[y] == 0:
-                        emptied = y
-                    elif not w.queued[y]:
-                        w.queue[(head + count) % w.n] = y
-                        w.queued[y] = 1
-                        count += 1
-    return emptied
-
-
-# ---- the order --------------------------------------------------------------------------------------------------
-
-cdef bint _sort(Work *w) noexcept nogil:
-    """Kahn's topological order; edges into fixed steps are not in the graph. False if there is a cycle."""
-    cdef int i, e, done = 0, known = 0
-    for i in range(w.n):
-        w.waiting[i] = w.before_at[i + 1] - w.before_at[i]
-        if w.waiting[i] == 0:
-            w.topological[known] = i
-            known += 1
-    while done < known:
-        i = w.topological[done]
-        done += 1
-        for e in range(w.after_at[i], w.after_at[i + 1]):
-            w.waiting[w.after[e]] -= 1
-            if w.waiting[w.after[e]] == 0:
-                w.topological[known] = w.after[e]
-                known += 1
-    if known < w.n:
-        for i in range(w.n):
-            if w.waiting[i]:
-                w.step = i
-                break
-    return known == w.n
-
-
-cdef double _latest(Work *w, double horizon, bint deadlines) noexcept nogil:
-    """Latest mean-time starts under a horizon (HEFT's upward rank, seen from there); returns the smallest."""
-    cdef int x, i, e, p
-    cdef double late, mean, smallest = horizon
-    for x in range(w.n - 1, -1, -1):
-        i = w.topological[x]
-        mean = 0
-        if not w.fixed[i]:
-            for p in range(w.m):
-                if w.may[<size_t>i * w.m + p]:
-                    mean += w.seconds[<size_t>i * w.m + p]
-            mean /= w.choices[i]
-        late = horizon
-        if deadlines and w.deadline[i] < late:
-            late = w.deadline[i]
-        for e in range(w.after_at[i], w.after_at[i + 1]):
-            late = min(late, w.latest[w.after[e]] - w.mean_latency - w.after_size[e] * w.mean_per_unit)
-        w.latest[i] = late - mean
-        smallest = min(smallest, w.latest[i])
-    return smallest
-
-
-cdef void _look_ahead(Work *w) noexcept nogil:
-    """The optimistic cost table: what must still follow a step that runs on a device, with every device free."""
-    cdef int x, i, j, e, p, q, m = w.m
-    cdef double worst, least, c
-    for x in range(w.n - 1, -1, -1):
-        i = w.topological[x]
-        for p in range(m):
-            if not w.may[<size_t>i * m + p]:
-                continue
-            worst = 0
-            for e in range(w.after_at[i], w.after_at[i + 1]):
-                j = w.after[e]
-                least = INFINITY
-                for q in range(m):
-                    if w.may[<size_t>j * m + q]:
-                        c = (w.latency[p * m + q] + w.after_size[e] * w.per_unit[p * m + q]
-                             + w.seconds[<size_t>j * m + q] + w.ahead[<size_t>j * m + q])
-                        if c < least:
-                            least = c
-                if least > worst:
-                    worst = least
-            w.ahead[<size_t>i * m + p] = worst
-
-
-cdef int _compare(const void *a, const void *b) noexcept nogil:
-    cdef const Key *x = <const Key *>a
-    cdef const Key *y = <const Key *>b
-    if x.front != y.front:
-        return 1 if x.front < y.front else -1
-    if x.latest != y.latest:
-        return 1 if x.latest > y.latest else -1
-    return 1 if x.position > y.position else -1
-
-
-cdef void _arrange(Work *w) noexcept nogil:
-    """The order of placement: those in front, then by latest start; always topological, for a step's predecessors are
-    in front with it and start no later."""
-    cdef int x, i
-    w.free = 0
-    for x in range(w.n):
-        i = w.topological[x]
-        if not w.fixed[i]:
-            w.keys[w.free].front = w.front[i]
-            w.keys[w.free].latest = <float>w.latest[i]
-            w.keys[w.free].position = x
-            w.keys[w.free].step = i
-            w.free += 1
-    qsort(w.keys, w.free, sizeof(Key), _compare)
-    for x in range(w.free):
-        w.order[x] = w.keys[x].step
-
-
-# ---- the placement ----------------------------------------------------------------------------------------------
-
-cdef int _choose(Work *w, int i, const unsigned char *tried, double *at) noexcept nogil:
-    """The untried device on which step `i` ends first, -1 for none; ties go to the one with most inputs."""
-    cdef int p, q, e, here, best = -1, best_here = 0, m = w.m
-    cdef double ready, t, finish, best_finish = INFINITY, near, after
-    cdef bint home = w.home >= 0 and w.may[<size_t>i * m + w.home] and not tried[w.home]
-    for p in range(m):
-        if tried[p] or not w.may[<size_t>i * m + p] or (home and p != w.home):
-            continue
-        ready = 0
-        here = 0
-        for e in range(w.before_at[i], w.before_at[i + 1]):
-            q = w.device[w.before[e]]
-            here += q == p
-            t = w.end[w.before[e]] + w.latency[q * m + p] + w.before_size[e] * w.per_unit[q * m + p]
-            if t > ready:
-                ready = t
-        after = w.seconds[<size_t>i * m + p] + (w.ahead[<size_t>i * m + p] if w.looking else 0)
-        near = best_finish * 1e-12
-        if best >= 0 and ready + after > best_finish + near:
-            continue
-        t = _place(w, i, p, ready)
-        if t == INFINITY:
-            w.rule = NO_WINDOW
-            continue
-        finish = t + after
-        if best < 0 or finish < best_finish - near or (finish <= best_finish + near and here > best_here):
-            best = p
-            best_here = here
-            best_finish = finish
-            at[0] = t
-    return best
-
-
-cdef void _undo(Work *w, int level) noexcept nogil:
-    _occupy(w, w.order[level], -1)
-    _restore(w, w.mark[level])
-
-
-cdef int _search(Work *w) noexcept nogil:
-    """Place every free step in order. 1: done; 0: there is no such schedule; -1: given up. Then nothing is placed."""
-    cdef int level = 0, deepest = -1, rule = NO_LINK, found, i, p, q, budget = 256 + 4 * w.n
-    cdef double t = 0
-    if w.free:
-        memset(w.tried, 0, w.m)
-    while level < w.free:
-        i = w.order[level]
-        w.rule = NO_LINK
-        p = _choose(w, i, w.tried + <size_t>level * w.m, &t)
-        if p < 0:
-            if level > deepest:
-                deepest = level
-                rule = w.rule
-                w.step = i
-            budget -= 1
-            if level == 0 or budget < 0:
-                w.rule = rule
-                found = 0 if level == 0 else -1
-                while level > 0:
-                    level -= 1
-                    _undo(w, level)
-                return found
-            level -= 1
-            _undo(w, level)
-            continue
-        w.tried[<size_t>level * w.m + p] = 1
-        w.mark[level] = w.struck
-        w.device[i] = p
-        w.start[i] = t
-        w.end[i] = t + w.seconds[<size_t>i * w.m + p]
-        if w.sparse:
-            for q in range(w.m):
-                if q != p and w.may[<size_t>i * w.m + q]:
-                    _strike(w, i, q)
-            q = _propagate(w, i, i + 1)
-            if q >= 0:
-                _restore(w, w.mark[level])
-                budget -= 1
-                continue
-        _occupy(w, i, 1)
-        level += 1
-        if level < w.free:
-            memset(w.tried + <size_t>level * w.m, 0, w.m)
-    w.placed = level
-    return 1
-
-
-cdef void _advance(Work *w, int step, int number) noexcept nogil:
-    """Put a step and all before it in front."""
-    cdef int x, i, e
-    w.front[step] = number
-    for x in range(w.n - 1, -1, -1):
-        i = w.topological[x]
-        for e in range(w.after_at[i], w.after_at[i + 1]):
-            if w.front[w.after[e]] == number:
-                w.front[i] = number
-
-
-cdef Score _score(Work *w) noexcept nogil:
-    cdef Score score = Score(0, 0, 0)
-    cdef int i
-    for i in range(w.n):
-        score.makespan = max(score.makespan, w.end[i])
-        if w.end[i] > w.deadline[i]:
-            score.late += 1
-            score.tardiness += w.end[i] - w.deadline[i]
-    return score
-
-
-cdef bint _beats(Score a, Score b) noexcept nogil:
-    if a.late != b.late:
-        return a.late < b.late
-    if a.tardiness != b.tardiness:
-        return a.tardiness < b.tardiness
-    return a.makespan < b.makespan
-
-
-cdef void _copy(
-    Work *w, int *device, double *start, double *end, const int *d, const double *s, const double *e
-) noexcept nogil:
-    memcpy(device, d, w.n * sizeof(int))
-    memcpy(start, s, w.n * sizeof(double))
-    memcpy(end, e, w.n * sizeof(double))
-
-
-cdef Score _contest(Work *w, Score kept) noexcept nogil:
-    """Another schedule in place of the last one; the better of the two is kept."""
-    cdef Score score
-    while w.placed:
-        w.placed -= 1
-        _undo(w, w.placed)
-    _arrange(w)
-    if _search(w) == 1:
-        score = _score(w)
-        if _beats(score, kept):
-            _copy(w, w.device_kept, w.start_kept, w.end_kept, w.device, w.start, w.end)
-            return score
-    return kept
-
-
-cdef double _alone(Work *w, int p) noexcept nogil:
-    """No schedule that keeps every step on device `p` where it may run there ends sooner."""
-    cdef int x
-    cdef double work = 0
-    for x in range(w.free):
-        if w.may[<size_t>w.order[x] * w.m + p]:
-            work += w.seconds[<size_t>w.order[x] * w.m + p]
-    return work / w.capacity[p]
-
-
-cdef int _begin(Work *w) noexcept nogil:
-    """The steps' devices, the fixed steps' use, and a first consistency; OK, or the rule that no schedule can keep."""
-    cdef int i, p
-    for i in range(w.n):
-        w.rule = NO_DEVICE
-        for p in range(w.m):
-            if w.fixed[i]:
-                w.may[<size_t>i * w.m + p] = w.device[i] == p
-            elif w.seconds[<size_t>i * w.m + p] < INFINITY:
-                w.rule = NO_WINDOW
-                w.may[<size_t>i * w.m + p] = _fit(w, p, 0, w.seconds[<size_t>i * w.m + p]) < INFINITY
-            w.choices[i] += w.may[<size_t>i * w.m + p]
-        if w.choices[i] == 0:
-            w.step = i
-            return w.rule
-    for i in range(w.n):
-        if w.fixed[i]:
-            _occupy(w, i, 1)
-    if w.sparse:
-        w.step = _propagate(w, 0, w.n)
-        if w.step >= 0:
-            return NO_LINK
-    return OK
-
-
-cdef int _solve(Work *w) noexcept nogil:
-    cdef int number, found, rule, p
-    cdef double horizon
-    cdef Score kept
-    if not _sort(w):
-        return CYCLE
-    rule = _begin(w)
-    if rule != OK:
-        return rule
-    _look_ahead(w)
-    w.home = -1
-    w.looking = True
-    horizon = -_latest(w, 0, False)
-    if w.deadlines:
-        _latest(w, horizon, True)
-    for number in range(1, ROUNDS + 1):
-        _arrange(w)
-        found = _search(w)
-        if found == 1:
-            break
-        if found == 0 and not w.windows:
-            return NO_LINK
-        _advance(w, w.step, number)
-    else:
-        return w.rule
-    kept = _score(w)
-    _copy(w, w.device_kept, w.start_kept, w.end_kept, w.device, w.start, w.end)
-    w.looking = False
-    kept = _contest(w, kept)
-    for p in range(w.m):
-        if kept.late or _alone(w, p) < kept.makespan:
-            w.home = p
-            kept = _contest(w, kept)
-    w.home = -1
-    if kept.late:
-        w.looking = True
-        _latest(w, kept.makespan, True)
-        kept = _contest(w, kept)
-    _copy(w, w.device, w.start, w.end, w.device_kept, w.start_kept, w.end_kept)
-    return OK
-
-
-# ---- the door ---------------------------------------------------------------------------------------------------
 
 _RULES = {
     "device": "no device can run it",
     "window": "no device is available for long enough",
     "link": "no link carries its inputs or its result",
 }
-_NAMES = {NO_DEVICE: "device", NO_WINDOW: "window", NO_LINK: "link"}
+_NAMES = {SCHED_NO_DEVICE: "device", SCHED_NO_WINDOW: "window", SCHED_NO_LINK: "link"}
 
 
 class Infeasible(Exception):
@@ -598,61 +107,17 @@ class Infeasible(Exception):
         return f"step {self.step}: {_RULES[self.rule]}"
 
 
-cdef inline void *_take(char *base, size_t *at, size_t size) noexcept nogil:
-    cdef size_t begin = at[0]
-    at[0] += (size + 7) & ~<size_t>7
-    return NULL if base is NULL else base + begin
+# ---- numbers in -------------------------------------------------------------------------------------------------
 
-
-cdef size_t _layout(Work *w, char *base, size_t edges, size_t members) noexcept nogil:
-    """Give each array its place from `base` on; returns the bytes that all take. NULL only measures."""
-    cdef size_t at = 0, n = w.n, m = w.m, resources = w.m + w.g
-    w.seconds = <double *>_take(base, &at, n * m * sizeof(double))
-    w.ahead = <double *>_take(base, &at, n * m * sizeof(double))
-    w.latency = <double *>_take(base, &at, m * m * sizeof(double))
-    w.per_unit = <double *>_take(base, &at, m * m * sizeof(double))
-    w.deadline = <double *>_take(base, &at, n * sizeof(double))
-    w.before_at = <int *>_take(base, &at, (n + 1) * sizeof(int))
-    w.before = <int *>_take(base, &at, edges * sizeof(int))
-    w.before_size = <double *>_take(base, &at, edges * sizeof(double))
-    w.after_at = <int *>_take(base, &at, (n + 1) * sizeof(int))
-    w.after = <int *>_take(base, &at, edges * sizeof(int))
-    w.after_size = <double *>_take(base, &at, edges * sizeof(double))
-    w.group_at = <int *>_take(base, &at, (n + 1) * sizeof(int))
-    w.group = <int *>_take(base, &at, members * sizeof(int))
-    w.fixed = <unsigned char *>_take(base, &at, n)
-    w.capacity = <int *>_take(base, &at, resources * sizeof(int))
-    w.points = <int *>_take(base, &at, resources * sizeof(int))
-    w.when = <double *>_take(base, &at, resources * w.stride * sizeof(double))
-    w.used = <int *>_take(base, &at, resources * w.stride * sizeof(int))
-    w.may = <unsigned char *>_take(base, &at, n * m)
-    w.choices = <int *>_take(base, &at, n * sizeof(int))
-    w.trail = <int *>_take(base, &at, n * m * sizeof(int))
-    w.mark = <int *>_take(base, &at, n * sizeof(int))
-    w.tried = <unsigned char *>_take(base, &at, n * m)
-    w.queue = <int *>_take(base, &at, n * sizeof(int))
-    w.queued = <unsigned char *>_take(base, &at, n)
-    w.topological = <int *>_take(base, &at, n * sizeof(int))
-    w.waiting = <int *>_take(base, &at, n * sizeof(int))
-    w.front = <int *>_take(base, &at, n * sizeof(int))
-    w.latest = <double *>_take(base, &at, n * sizeof(double))
-    w.keys = <Key *>_take(base, &at, n * sizeof(Key))
-    w.order = <int *>_take(base, &at, n * sizeof(int))
-    w.device = <int *>_take(base, &at, n * sizeof(int))
-    w.start = <double *>_take(base, &at, n * sizeof(double))
-    w.end = <double *>_take(base, &at, n * sizeof(double))
-    w.device_kept = <int *>_take(base, &at, n * sizeof(int))
-    w.start_kept = <double *>_take(base, &at, n * sizeof(double))
-    w.end_kept = <double *>_take(base, &at, n * sizeof(double))
-    return at
-
-
-cdef inline double _number(object x, str name, int a, int b) except -1.0:
+cdef inline double _number(object x, str name, Py_ssize_t a, Py_ssize_t b) except -1.0:
     """A finite number from 0 on, INFINITY for None."""
     cdef double value
-    if x is None:
+    if PyFloat_CheckExact(x):
+        value = PyFloat_AS_DOUBLE(x)
+    elif x is None:
         return INFINITY
-    value = x
+    else:
+        value = x
     if not 0 <= value < INFINITY:
         raise ValueError(f"{name}[{a}][{b}] is {x!r}; it must be finite and at least 0")
     return value
@@ -665,87 +130,110 @@ cdef inline int _index(object x, int limit, str name) except -1:
     return <int>value
 
 
-cdef int _read_links(Work *w, bandwidth, latency) except -1:
-    cdef int p, q
-    cdef double rate, linked = 0
+cdef object _row(object row, Py_ssize_t m, str name, Py_ssize_t i):
+    row = PySequence_Fast(row, b"a row of numbers is needed")
+    if PySequence_Fast_GET_SIZE(row) != m:
+        raise ValueError(f"{name}[{i}] has {PySequence_Fast_GET_SIZE(row)} entries for {m} devices")
+    return row
+
+
+cdef int _read_table(double *table, int stride, object rows, Py_ssize_t n, Py_ssize_t m, str name) except -1:
+    cdef Py_ssize_t i, p
+    cdef PyObject **item
+    cdef PyObject **line
+    cdef double value
+    cdef object fast = PySequence_Fast(rows, b"a table of numbers is needed"), row
+    if PySequence_Fast_GET_SIZE(fast) != n:
+        raise ValueError(f"{name} has {PySequence_Fast_GET_SIZE(fast)} rows and needs {n}")
+    line = PySequence_Fast_ITEMS(fast)
+    for i in range(n):
+        row = _row(<object>line[i], m, name, i)
+        item = PySequence_Fast_ITEMS(row)
+        for p in range(m):
+            if PyFloat_CheckExact(<object>item[p]):
+                value = PyFloat_AS_DOUBLE(<object>item[p])
+                if 0 <= value < INFINITY:
+                    table[i * stride + p] = value
+                    continue
+            table[i * stride + p] = _number(<object>item[p], name, i, p)
+    return 0
+
+
+cdef int _read_seconds(Sched *w, object rows, object speed) except -1:
+    """Run times, or the cost of each step, which takes cost / speed."""
+    cdef Py_ssize_t i, p
+    cdef object fast = PySequence_Fast(rows, b"a table of numbers is needed")
+    cdef PyObject **line = PySequence_Fast_ITEMS(fast)
+    cdef double cost
+    cdef double *row
+    if not speed:
+        return _read_table(w.seconds, w.stride, fast, w.n, w.m, "seconds")
+    if len(speed) != w.m:
+        raise ValueError(f"speed has {len(speed)} entries for {w.m} devices")
     for p in range(w.m):
-        row = bandwidth[p]
-        delays = latency[p] if latency else None
-        if len(row) != w.m or (delays is not None and len(delays) != w.m):
-            raise ValueError(f"row {p} of bandwidth or latency has not {w.m} entries")
+        w.opens[p] = _number(speed[p], "speed", p, 0)
+        if not 0 < w.opens[p] < INFINITY:
+            raise ValueError(f"speed[{p}] is {speed[p]!r}; it must be finite and above 0")
+    for i in range(w.n):
+        row = w.seconds + i * w.stride
+        if type(<object>line[i]) is float:
+            cost = _number(<object>line[i], "seconds", i, 0)
+            for p in range(w.m):
+                row[p] = cost / w.opens[p]
+        else:
+            _read_table(row, w.stride, (<object>line[i],), 1, w.m, "seconds")
+    memset(w.opens, 0, w.stride * sizeof(double))
+    return 0
+
+
+cdef int _read_links(Sched *w, bandwidth, latency) except -1:
+    cdef Py_ssize_t p, q, linked = 0
+    cdef double rate
+    cdef double *slow
+    cdef double *wait
+    _read_table(w.per_unit, w.stride, bandwidth, w.m, w.m, "bandwidth") if w.m else None
+    if latency:
+        _read_table(w.latency, w.stride, latency, w.m, w.m, "latency")
+    for p in range(w.m):
+        slow = w.per_unit + p * w.stride
+        wait = w.latency + p * w.stride
         for q in range(w.m):
+            rate = slow[q]
+            slow[q] = 0
             if p == q:
-                continue
-            rate = _number(row[q], "bandwidth", p, q)
-            if rate == INFINITY:
-                w.latency[p * w.m + q] = INFINITY
+                wait[q] = 0
+            elif rate == INFINITY:
+                wait[q] = INFINITY
                 w.sparse = True
-                continue
-            if rate == 0:
-                raise ValueError(f"bandwidth[{p}][{q}] is 0; None means that there is no link")
-            if delays is not None:
-                w.latency[p * w.m + q] = _number(delays[q], "latency", p, q)
-                if w.latency[p * w.m + q] == INFINITY:
+            else:
+                if rate == 0:
+                    raise ValueError(f"bandwidth[{p}][{q}] is 0; None means that there is no link")
+                if wait[q] == INFINITY:
                     raise ValueError(f"latency[{p}][{q}] is None, and there is a link")
-            w.per_unit[p * w.m + q] = 1 / rate
-            w.mean_per_unit += 1 / rate
-            w.mean_latency += w.latency[p * w.m + q]
-            linked += 1
+                slow[q] = 1 / rate
+                w.mean_per_unit += slow[q]
+                w.mean_latency += wait[q]
+                linked += 1
     if linked:
         w.mean_per_unit /= linked
         w.mean_latency /= linked
     return 0
 
 
-cdef int _read_resources(Work *w, slots, available) except -1:
-    cdef int r
-    cdef double begin, until
-    for r in range(w.m + w.g):
-        w.when[<size_t>r * w.stride] = -INFINITY
-        w.points[r] = 1
-        w.capacity[r] = slots[r] if slots and r < w.m else 1
-        if w.capacity[r] < 1:
-            raise ValueError(f"slots[{r}] is {w.capacity[r]}; a device runs at least 1 step at once")
-        if available and r < w.m:
-            window = available[r]
-            begin = _number(window[0], "available", r, 0)
-            until = _number(window[1], "available", r, 1)
-            if begin == INFINITY:
-                raise ValueError(f"available[{r}][0] is None; only the end may be open")
-            w.windows |= begin > 0 or until < INFINITY
-            _add(w, r, -INFINITY, begin, w.capacity[r])
-            _add(w, r, max(begin, until), INFINITY, w.capacity[r])
+cdef int _missing(object rows) except -1:
+    """Whether some pair of devices has no link."""
+    cdef Py_ssize_t p, q
+    cdef PyObject **item
+    for p, row in enumerate(rows):
+        row = PySequence_Fast(row, b"a row of numbers is needed")
+        item = PySequence_Fast_ITEMS(row)
+        for q in range(PySequence_Fast_GET_SIZE(row)):
+            if p != q and <object>item[q] is None:
+                return 1
     return 0
 
 
-cdef int _read_steps(Work *w, seconds, fixed, deadlines) except -1:
-    cdef int i, p
-    cdef double until
-    for i in range(w.n):
-        w.deadline[i] = INFINITY
-        row = seconds[i]
-        if len(row) != w.m:
-            raise ValueError(f"seconds[{i}] has {len(row)} entries for {w.m} devices")
-        for p in range(w.m):
-            w.seconds[<size_t>i * w.m + p] = _number(row[p], "seconds", i, p)
-    for key, (device, begin, end) in fixed.items():
-        i = _index(key, w.n, "fixed")
-        w.fixed[i] = 1
-        w.device[i] = _index(device, w.m, "fixed")
-        w.start[i] = begin
-        w.end[i] = end
-        if not -INFINITY < w.start[i] <= w.end[i] < INFINITY:
-            raise ValueError(f"fixed[{i}] goes from {begin!r} to {end!r}")
-    for key, end in deadlines.items():
-        until = end
-        if until != until:
-            raise ValueError(f"deadlines[{key}] is {end!r}")
-        w.deadline[_index(key, w.n, "deadlines")] = until
-        w.deadlines = True
-    return 0
-
-
-cdef int _read_graph(Work *w, deps, exclusive) except -1:
+cdef int _read_graph(Sched *w, deps, exclusive) except -1:
     """Edges and groups by counting sort into CSR; `waiting`, `queue` and `topological` are cursors meanwhile."""
     cdef int i, j, p
     cdef double size
@@ -782,59 +270,278 @@ cdef int _read_graph(Work *w, deps, exclusive) except -1:
     return 0
 
 
-def solve(seconds, deps, bandwidth, latency=(), slots=(), available=(), exclusive=(), fixed=None, deadlines=None):
-    """Assign n steps to m devices; times and sizes in any consistent units, from time 0 on.
+cdef int _read_fixed(Sched *w, fixed) except -1:
+    cdef int i
+    for key, (device, begin, end) in fixed.items():
+        i = _index(key, w.n, "fixed")
+        w.fixed[i] = 1
+        w.device[i] = _index(device, w.m, "fixed")
+        w.start[i] = begin
+        w.end[i] = end
+        if not -INFINITY < w.start[i] <= w.end[i] < INFINITY:
+            raise ValueError(f"fixed[{i}] goes from {begin!r} to {end!r}")
+    return 0
+
+
+cdef int _read_deadlines(Sched *w, deadlines, weights) except -1:
+    cdef int i
+    cdef double until
+    for i in range(w.n):
+        w.deadline[i] = INFINITY
+        w.weight[i] = 1
+    for key, end in deadlines.items():
+        until = end
+        if until != until:
+            raise ValueError(f"deadlines[{key}] is {end!r}")
+        w.deadline[_index(key, w.n, "deadlines")] = until
+        w.deadlines = True
+    if weights:
+        for key, weight in weights.items():
+            i = _index(key, w.n, "weights")
+            w.weight[i] = _number(weight, "weights", i, 0)
+            if not 0 < w.weight[i] < INFINITY:
+                raise ValueError(f"weights[{key}] is {weight!r}; it must be finite and above 0")
+    return 0
+
+
+cdef int _read_devices(Sched *w, slots, available) except -1:
+    cdef int p
+    for p in range(w.stride):
+        w.closes[p] = INFINITY
+    for p in range(w.m):
+        w.lane_at[p + 1] = w.lane_at[p] + (slots[p] if slots else 1)
+    if available:
+        for p in range(w.m):
+            window = available[p]
+            w.opens[p] = _number(window[0], "available", p, 0)
+            w.closes[p] = _number(window[1], "available", p, 1)
+            if w.opens[p] == INFINITY:
+                raise ValueError(f"available[{p}][0] is None; only the end may be open")
+            w.windows |= w.closes[p] < INFINITY
+    return 0
+
+
+# ---- arenas -----------------------------------------------------------------------------------------------------
+
+cdef enum:
+    SPARE = 4 << 20  # bytes of the largest arena that is kept for the next problem: fresh memory costs more than HEFT
+
+cdef char *_spare = NULL
+cdef size_t _spare_size = 0
+
+
+cdef char *_borrow(size_t *size, size_t needed) noexcept:
+    """An arena of that many bytes at least; `size` is what it has."""
+    global _spare
+    cdef char *base = _spare
+    if base is not NULL and _spare_size >= needed:
+        _spare = NULL
+        size[0] = _spare_size
+        return base
+    size[0] = needed + needed // 2 + 64
+    return <char *>malloc(size[0])
+
+
+cdef void _give_back(char *base, size_t size) noexcept:
+    global _spare, _spare_size
+    if size <= SPARE and (_spare is NULL or _spare_size < size):
+        base, _spare = _spare, base
+        _spare_size = size
+    free(base)
+
+
+# ---- one problem ------------------------------------------------------------------------------------------------
+
+@cython.final
+cdef class Packed:
+    """A problem in its arena, which is solved in place, as often as wanted.
 
     seconds: (n, m), run times, None: it cannot run there. deps: (producer, consumer, size) each. bandwidth, latency:
     (m, m), row = sender; a bandwidth of None: no link; the diagonal is not read. slots: (m), steps at once. available:
     (m) of (from, to or None). exclusive: groups of steps, no two of a group overlap. fixed: step -> (device, start,
-    end), as it was or is; its own inputs are not looked at. deadlines: step -> time. An empty latency, slots or
-    available means 0, 1, always. Returns (device, start, end, makespan, late steps), lists in step order.
+    end), as it was or is; its own inputs are not looked at. deadlines: step -> time, and weights: step -> what a miss
+    weighs, else 1. speed: (m), if given, a row of seconds may be a float, the cost of its step, which takes cost / speed.
+    joules: (n, m), what a run costs; carry: (m, m), what moving a unit of size costs. What is empty
+    means 0, 1, always, none.
 
     Raises:
-        Infeasible: some step has no place.
         ValueError: the numbers do not describe a problem.
     """
-    cdef Work w
+
+    cdef Sched w
     cdef char *base
-    cdef int i, status
-    cdef size_t size, n = len(seconds), m = len(bandwidth), g = len(exclusive), members = 0
-    cdef double makespan = 0
-    cdef list device = [], start = [], end = [], late = []
-    if n > LARGEST or m > LARGEST or g > LARGEST or n * m > LARGEST or m * m > LARGEST or (m + g) * n > LARGEST:
-        raise ValueError(f"{n} steps on {m} devices with {g} groups are too many")
-    if (latency and len(latency) != m) or (slots and len(slots) != m) or (available and len(available) != m):
-        raise ValueError(f"latency, slots and available need {m} entries each")
-    if fixed:
-        deps = [dep for dep in deps if dep[1] not in fixed]
-    for group in exclusive:
-        members += len(group)
-    memset(&w, 0, sizeof(Work))
-    w.n, w.m, w.g = n, m, g
-    w.stride = 2 * n + 6  # the edges of every step and of the window, and the two that a change may add
-    size = _layout(&w, NULL, len(deps), members)
-    base = <char *>calloc(size + 1, 1)
-    if base is NULL:
-        raise MemoryError(f"{size} bytes for a schedule")
-    try:
-        _layout(&w, base, len(deps), members)
-        _read_links(&w, bandwidth, latency)
-        _read_resources(&w, slots, available)
-        _read_steps(&w, seconds, fixed or {}, deadlines or {})
-        _read_graph(&w, deps, exclusive)
+    cdef size_t size
+
+    def __init__(
+        self, seconds, deps, bandwidth, latency=(), slots=(), available=(), exclusive=(), fixed=None, deadlines=None,
+        weights=None, joules=(), carry=(), speed=(),
+    ):
+        cdef Sched *w = &self.w
+        cdef size_t size = 0, n = len(seconds), m = len(bandwidth), g = len(exclusive), members = 0, lanes = m
+        cdef int p
+        if self.base is not NULL:
+            raise ValueError("it is packed already")
+        if n > LARGEST or m > LARGEST or g > LARGEST or n * m > LARGEST or m * m > LARGEST:
+            raise ValueError(f"{n} steps on {m} devices with {g} groups are too many")
+        if (latency and len(latency) != m) or (slots and len(slots) != m) or (available and len(available) != m):
+            raise ValueError(f"latency, slots and available need {m} entries each")
+        if fixed:
+            deps = [dep for dep in deps if dep[1] not in fixed]
+        if slots:
+            lanes = 0
+            for p in range(<int>m):
+                if not 1 <= slots[p] < LARGEST:
+                    raise ValueError(f"slots[{p}] is {slots[p]}; a device runs at least 1 step at once")
+                lanes += min(<size_t>slots[p], max(n, 1))
+            slots = [min(count, max(n, 1)) for count in slots]
+        for group in exclusive:
+            members += len(group)
+        memset(w, 0, sizeof(Sched))
+        w.n, w.m, w.groups, w.lanes, w.edges, w.members = n, m, g, lanes, len(deps), members
+        w.stride = (w.m + 3) & ~3
+        w.wide = w.lanes > w.m
+        w.prices = bool(joules) or bool(carry)
+        # what going back needs is laid out where links are missing or windows close
+        w.windows = bool(available)
+        w.sparse = _missing(bandwidth)
+        size = sched_layout(w, NULL)
+        self.base = _borrow(&self.size, size)
+        if self.base is NULL:
+            raise MemoryError(f"{size} bytes for a schedule")
+        sched_layout(w, self.base)
+        sched_clear(w)
+        w.windows = w.sparse = 0
+        _read_seconds(w, seconds, speed)
+        _read_links(w, bandwidth, latency)
+        _read_devices(w, slots, available)
+        _read_fixed(w, fixed or {})
+        _read_deadlines(w, deadlines or {}, weights)
+        _read_graph(w, deps, exclusive)
+        if joules:
+            _read_table(w.joules, w.stride, joules, n, m, "joules")
+        if carry:
+            _read_table(w.carry, w.stride, carry, m, m, "carry")
+        sched_prepare(w)
+
+    def __dealloc__(self):
+        _give_back(self.base, self.size)
+
+    def solve(self, int64_t work=0, double budget_us=0, uint64_t seed=1, incumbent=None, double margin=0):
+        """Schedule it: what competes, then local search for that many units of work, or until the time is over.
+
+        A unit is about what it takes to look at one step once (some 30 ns). The same work and seed give the same
+        schedule; a time is only cut at, whatever the work. `incumbent` is (device or -1, start) of each step as they are
+        now: that schedule stays unless another is shorter by more than the part `margin`, and with it nothing else is
+        tried beyond the work. Returns (device, start, end, late, makespan, bound, proven, energy, moved, work).
+
+        Raises:
+            Infeasible: some step has no place.
+            ValueError: it waits for itself.
+        """
+        cdef Sched *w = self._packed()
+        cdef int status
+        w.random = seed
+        w.work = w.look_at = 0
+        w.expired = 0
+        w.work_limit = work if work or not budget_us else <int64_t>1 << 62
+        w.deadline_ns = sched_now() + <int64_t>(budget_us * 1000) if budget_us else 0
+        w.proven = 0
+        w.incumbent = incumbent is not None
+        w.margin = margin
+        if incumbent is not None:
+            self._read_incumbent(incumbent[0], incumbent[1])
         with nogil:
-            status = _solve(&w)
-        if status == CYCLE:
-            raise ValueError(f"step {w.step} waits for itself, through others")
-        if status != OK:
-            raise Infeasible(w.step, _NAMES[status])
+            status = sched_solve(w)
+        if status == SCHED_CYCLE:
+            raise ValueError(f"step {w.failed} waits for itself, through others")
+        if status != SCHED_OK:
+            raise Infeasible(w.failed, _NAMES[status])
+        return self._found()
+
+    cdef Sched *_packed(self) except NULL:
+        if self.base is NULL:
+            raise ValueError("nothing is packed")
+        return &self.w
+
+    cdef int _read_incumbent(self, device, start) except -1:
+        cdef Py_ssize_t i
+        cdef double begin
+        if len(device) != self.w.n or len(start) != self.w.n:
+            raise ValueError(f"the incumbent has {len(device)} devices and {len(start)} times for {self.w.n} steps")
+        for i in range(self.w.n):
+            begin = start[i]
+            if not -INFINITY < begin < INFINITY:
+                raise ValueError(f"the incumbent starts step {i} at {start[i]!r}")
+            self.w.device_now[i] = device[i]
+            self.w.start_now[i] = begin
+        return 0
+
+    cdef tuple _found(self):
+        cdef Sched *w = &self.w
+        cdef Py_ssize_t i
+        cdef list device = PyList_New(w.n), start = PyList_New(w.n), end = PyList_New(w.n), late = []
         for i in range(w.n):
-            device.append(w.device[i])
-            start.append(w.start[i])
-            end.append(w.end[i])
-            makespan = max(makespan, w.end[i])
-            if w.end[i] > w.deadline[i]:
+            _put(device, i, w.device[i])
+            _put(start, i, w.start[i])
+            _put(end, i, w.end[i])
+            if w.deadlines and w.end[i] > w.deadline[i]:
                 late.append(i)
-    finally:
-        free(base)
-    return device, start, end, makespan, late
+        return (device, start, end, late, w.score.makespan, w.bound, bool(w.proven), w.score.energy, w.score.moved,
+                w.work)
+
+    def heft(self, int times=1):
+        """One HEFT schedule, and nothing else, that many times over; its makespan. For measuring.
+
+        Raises:
+            ValueError: it waits for itself, or links are missing, or windows close.
+        """
+        cdef Sched *w = self._packed()
+        cdef int x, status = SCHED_OK
+        cdef double makespan = 0
+        if w.sparse or w.windows:
+            raise ValueError("this pass is for problems in which every device reaches every other, always")
+        with nogil:
+            for x in range(times):
+                status = sched_heft(w)
+        if status == SCHED_CYCLE:
+            raise ValueError(f"step {w.failed} waits for itself, through others")
+        for x in range(w.n):
+            makespan = max(makespan, w.end[x])
+        return makespan
+
+    @property
+    def memory(self):
+        """Bytes of the arena."""
+        cdef Sched copy = self.w
+        return sched_layout(&copy, NULL)
+
+
+cdef inline void _put(list values, Py_ssize_t at, object value):
+    Py_INCREF(value)
+    PyList_SET_ITEM(values, at, value)
+
+
+# ---- many independent steps -------------------------------------------------------------------------------------
+
+def fleet(const int[::1] candidates, const double[::1] seconds, double[::1] free_at, int[::1] chosen, uint64_t seed=1):
+    """Give each of many independent steps one of its candidate devices: of the two best, one at random.
+
+    candidates: (steps * each) device numbers, below 0 for none; seconds: (steps * each), how long it takes there;
+    free_at: (devices), when each is free, and is moved on; chosen: (steps), gets the device, -1 for none. Returns how
+    many steps have one.
+
+    Raises:
+        ValueError: the sizes do not fit together.
+    """
+    cdef Py_ssize_t steps = chosen.shape[0], each = candidates.shape[0] // steps if steps else 0
+    cdef int64_t placed
+    if candidates.shape[0] != steps * each or seconds.shape[0] != steps * each or each >= 1 << 30:
+        raise ValueError(f"{candidates.shape[0]} candidates and {seconds.shape[0]} times do not fit {steps} steps")
+    if steps == 0 or each == 0 or free_at.shape[0] == 0:
+        for i in range(steps):
+            chosen[i] = -1
+        return 0
+    with nogil:
+        placed = sched_fleet(&candidates[0], &seconds[0], &free_at[0], &chosen[0], steps, <int>each,
+                             <int>free_at.shape[0], seed)
+    return placed

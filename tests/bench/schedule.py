@@ -20,7 +20,8 @@ from typing import Any
 
 from slipstream.core.costs import Costs
 from slipstream.core.device import Device, LinkQuality, Offer
-from slipstream.core.scheduler import Job, Problem, assign, schedule
+from slipstream.core.problem import Problem, schedule
+from slipstream.core.scheduler import Job, assign
 
 NAME = "schedule"
 STEPS, DEVICES, OFFERS = 12, 4, 20

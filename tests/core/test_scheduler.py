@@ -2,17 +2,20 @@
 
 import importlib
 import sys
-from itertools import product
+from dataclasses import replace
+from itertools import pairwise, product
 from math import inf, nan
+from random import Random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from slipstream.core.costs import Costs
 from slipstream.core.device import Device, LinkQuality, Offer, Resources
 from slipstream.core.errors import NoDevice, UsageError
-from slipstream.core.scheduler import Job, Placed, Problem, Schedule, assign, schedule
+from slipstream.core.problem import Problem, Schedule, schedule
+from slipstream.core.scheduler import Job, Placed, assign
 
 EPS = 1e-9
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -49,7 +52,8 @@ def violations(p: Problem, s: Schedule) -> list[str]:
             if (on, s.start[i], s.end[i]) != p.fixed[i]:
                 bad.append(f"{i} was fixed")
             continue
-        seconds = p.seconds[i][on]
+        row = p.seconds[i]
+        seconds = row / p.speed[on] if isinstance(row, float) else row[on]
         if seconds is None:
             bad.append(f"{i} cannot run on {on}")
             continue
@@ -119,10 +123,10 @@ def problems(draw: st.DrawFn, n_max: int = 9, windows: bool = True) -> Problem:
 
 
 @unhurried
-@given(problems())
-def test_no_hard_rule_ever_bends(problem: Problem) -> None:
+@given(problems(), st.sampled_from([0, 300, 3000]))
+def test_no_hard_rule_ever_bends(problem: Problem, work: int) -> None:
     try:
-        found = schedule(problem)
+        found = schedule(problem, work=work)
     except NoDevice as error:
         step, rule = error.where["step"], error.where["rule"]
         row = problem.seconds[step]
@@ -149,10 +153,120 @@ def test_the_same_problem_has_the_same_schedule(problem: Problem) -> None:
     answers = []
     for _ in range(2):
         try:
-            answers.append(schedule(problem))
+            answers.append(schedule(problem, work=2000))
         except NoDevice as error:
             answers.append(str(error))
     assert answers[0] == answers[1]
+
+
+def solved(problem: Problem, work: int) -> Schedule:
+    """Its schedule; skips problems that have none."""
+    try:
+        return schedule(problem, work=work)
+    except NoDevice:
+        reject()
+
+
+@unhurried
+@given(problems())
+def test_more_work_never_makes_a_schedule_worse(problem: Problem) -> None:
+    found = [solved(problem, work) for work in (0, 100, 400, 1600, 6400)]
+    worth = [(sum(problem.weights.get(i, 1) for i in s.late), s.makespan) for s in found]
+    if not any(s.late for s in found):
+        assert all(after[1] <= before[1] * (1 + 1e-12) for before, after in pairwise(worth))
+    assert [len(s.late) for s in found] == sorted((len(s.late) for s in found), reverse=True)
+
+
+@unhurried
+@given(problems())
+def test_no_schedule_is_worse_than_keeping_all_on_one_device(problem: Problem) -> None:
+    n, m = len(problem.seconds), len(problem.bandwidth)
+    found = solved(problem, 0)
+    for p in range(m):
+        rows = [row[p] for row in problem.seconds if not isinstance(row, float)]
+        if problem.fixed or problem.exclusive or problem.deadlines or any(x is None for x in rows):
+            continue
+        begin, until = problem.available[p] if problem.available else (0.0, None)
+        slots = problem.slots[p] if problem.slots else 1
+        alone = begin + sum(x for x in rows if x is not None)
+        if slots == 1 and (until is None or alone <= until):
+            assert found.makespan <= alone + EPS
+    assert found.bound <= found.makespan + EPS
+    assert len(found.device) == n
+
+
+@settings(unhurried, max_examples=40)
+@given(problems(n_max=6), st.randoms(use_true_random=False))
+def test_the_numbers_of_devices_mean_nothing(problem: Problem, draw: Random) -> None:
+    m = len(problem.bandwidth)
+    new = draw.sample(range(m), m)  # new[p] is the device that now has number p
+    old = {q: p for p, q in enumerate(new)}
+    other = replace(
+        problem,
+        seconds=[[row[q] for q in new] for row in problem.seconds if not isinstance(row, float)],
+        bandwidth=[[problem.bandwidth[a][b] for b in new] for a in new],
+        slots=[problem.slots[q] for q in new] if problem.slots else [],
+        available=[problem.available[q] for q in new] if problem.available else [],
+        fixed={i: (old[p], a, b) for i, (p, a, b) in problem.fixed.items()},
+    )
+    one, two = solved(problem, 60_000), solved(other, 60_000)
+    assert one.makespan == pytest.approx(two.makespan, rel=1e-9)
+    assert len(one.late) == len(two.late)
+
+
+def shorter(p: Problem, limit: float) -> bool:
+    """Whether some schedule ends before `limit`: every order and every device, cut off as soon as it is too late."""
+    n, m = len(p.seconds), len(p.bandwidth)
+    rows = [[row / s for s in p.speed] if isinstance(row, float) else row for row in p.seconds]
+    least = [min((x for x in row if x is not None), default=0.0) for row in rows]
+    after: list[float] = [0.0] * n
+    for i in reversed(range(n)):
+        after[i] = max((least[j] + after[j] for a, j, _ in p.deps if a == i), default=0.0)
+    lanes = [list(range(sum(p.slots[:q]), sum(p.slots[: q + 1]))) if p.slots else [q] for q in range(m)]
+    groups = [[g for g, group in enumerate(p.exclusive) if i in group] for i in range(n)]
+
+    def go(done: dict[int, tuple[int, float]], free: dict[int, float], held: dict[int, float]) -> bool:
+        if len(done) == n:
+            return True
+        for i in range(n):
+            needs = [(a, size) for a, j, size in p.deps if j == i]
+            if i in done or not all(a in done for a, _ in needs):
+                continue
+            for q in range(m):
+                seconds = rows[i][q]
+                if seconds is None:
+                    continue
+                begin, until = p.available[q] if p.available else (0.0, None)
+                t = max([begin, *(held.get(g, 0.0) for g in groups[i] if seconds > 0)])
+                for a, size in needs:
+                    at, end = done[a]
+                    rate = p.bandwidth[at][q]
+                    if at != q and rate is None:
+                        t = inf
+                    elif at != q and rate is not None:
+                        end += (p.latency[at][q] if p.latency else 0.0) + size / rate
+                    t = max(t, end)
+                lane = min(lanes[q], key=lambda x: (free.get(x, 0.0) > t, -free.get(x, 0.0) if free.get(x, 0.0) <= t
+                                                    else free.get(x, 0.0)))  # fmt: skip
+                if seconds > 0:
+                    t = max(t, free.get(lane, 0.0))
+                end = t + seconds
+                if end + after[i] >= limit or (until is not None and end > until + EPS):
+                    continue
+                now = {lane: end} if seconds > 0 else {}
+                if go({**done, i: (q, end)}, free | now, held | (dict.fromkeys(groups[i], end) if seconds > 0 else {})):
+                    return True
+        return False
+
+    return go({}, {}, {})
+
+
+@settings(unhurried, max_examples=60)
+@given(problems(n_max=6))
+def test_of_small_problems_the_shortest_schedule_is_found(problem: Problem) -> None:
+    problem = replace(problem, fixed={}, deadlines={}, deps=[d for d in problem.deps if d[0] < d[1]])
+    found = solved(problem, 300_000)
+    assert not shorter(problem, found.makespan * (1 - 1e-9) - 1e-12)
 
 
 def full(m: int, rate: float = 1.0) -> list[list[float | None]]:
@@ -255,7 +369,8 @@ def test_numbers_that_describe_no_problem_are_a_usage_error(problem: Problem, wo
 
 
 def test_no_steps_make_an_empty_schedule() -> None:
-    assert schedule(Problem([], [], [])) == Schedule([], [], [], 0.0, [])
+    empty = schedule(Problem([], [], []))
+    assert (empty.device, empty.start, empty.end, empty.makespan, empty.proven) == ([], [], [], 0.0, True)
 
 
 # ---- the JSON form
@@ -274,7 +389,7 @@ def document() -> dict[str, object]:
 
 def test_a_document_becomes_a_problem_extensions_included() -> None:
     problem = Problem.from_json(document())
-    assert problem.seconds == [[2.0, 0.5], [1.0, None]]
+    assert (problem.seconds, problem.speed) == ([2.0, [1.0, None]], [1.0, 4.0])
     assert problem.bandwidth == [[None, 2.0], [None, None]]
     assert (problem.slots, problem.available, problem.exclusive) == ([1, 2], [(0, None), (1.5, 9)], [[0, 1]])
     found = schedule(problem)

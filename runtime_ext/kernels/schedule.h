@@ -1,0 +1,169 @@
+/* The scheduling core: one problem in one arena, and what works on it.
+
+   n steps on m devices. Rows over devices are padded to `stride`, a multiple of four, with devices on which nothing
+   runs, so that every loop over devices is whole vectors. A device is one or more lanes (its slots), each of which runs
+   one step at a time; an exclusive group is a lane of its own, which its steps occupy besides. Times and sizes are in
+   any consistent units. Nothing is allocated after the arena, nothing touches Python, and there is no global state. */
+
+#ifndef SLIPSTREAM_SCHEDULE_H
+#define SLIPSTREAM_SCHEDULE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Which devices of `among` a step prefers. */
+enum { NOWHERE, CRITICAL, EVERYWHERE };
+enum { SCHED_OK, SCHED_CYCLE, SCHED_NO_DEVICE, SCHED_NO_WINDOW, SCHED_NO_LINK };
+
+/* What makes one schedule better than another: field by field, the first that differs decides. */
+typedef struct {
+    double late;      /* weights of the steps that miss their deadlines */
+    double tardiness; /* by how much, weighted */
+    double makespan;
+    double energy;    /* as dear as the caller made each joule */
+    double moved;     /* size that goes from device to device */
+} Score;
+
+/* An occupied stretch of a lane. */
+typedef struct {
+    double from, till;
+    int next, previous; /* in the order of time; -1: none */
+} Stretch;
+
+typedef struct {
+    int step;
+    float rank; /* rounded, so that equal ranks are equal whatever the order of their sums was */
+} Key;
+
+typedef struct {
+    int n, m, stride, lanes, groups, members, edges;
+    int sparse;    /* some pair of devices has no link */
+    int windows;   /* some device is not always available */
+    int deadlines; /* some step has one */
+    int wide;      /* some device has several lanes */
+    int prices;    /* energy counts */
+    double mean_latency, mean_per_unit;
+
+    /* the problem */
+    double *seconds;  /* (n, stride), INFINITY: it cannot run there */
+    double *latency;  /* (m, stride), INFINITY: no link; the diagonal is 0 */
+    double *per_unit; /* (m, stride), time per unit of size */
+    double *joules;   /* (n, stride), for a run there */
+    double *carry;    /* (m, stride), energy per unit of size */
+    double *deadline, *weight; /* (n) */
+    double *opens, *closes;    /* (stride), when a device is available */
+    int *lane_at;     /* (m + 1), the lanes of device p are lane_at[p] up to lane_at[p + 1] */
+    int *before_at, *before; /* CSR: what step i waits for */
+    double *before_size;
+    int *after_at, *after;   /* CSR: what waits for step i */
+    double *after_size;
+    int *group_at, *group;   /* CSR: the groups of step i */
+    unsigned char *fixed;    /* (n), done or running: device, start and end are given */
+
+    /* worked out of it */
+    double *mean, *least; /* (n), of the run times */
+    int *topological, *waiting;
+    double *up, *down;    /* (n), ranks */
+    double *ahead;        /* (n, stride), the least time from the end of a step that runs there to the end of all */
+    int *allowed_at, *allowed; /* CSR: the devices that may run step i */
+    double bound;         /* no schedule is shorter */
+
+    /* list scheduling */
+    Stretch *stretch;     /* (n + members) */
+    int *last;            /* (lanes + groups), the last stretch of each lane */
+    double *gap;          /* (lanes + groups, at least stride), no gap between the stretches of it is longer */
+    double *tail;         /* (stride), when the last lane of a device is free for good */
+    double *ready, *finish; /* (stride) */
+    Key *keys, *keys_too; /* (n) */
+    int *order;           /* (n), the steps that are not fixed */
+    int free;             /* how many those are */
+    int *heap;            /* (n) */
+    int *lane;            /* (n), where it runs */
+    unsigned char *among; /* (stride), the devices that are preferred */
+    unsigned char *critical; /* (n), CPOP: runs on one device */
+
+    /* going back where links are missing */
+    unsigned char *may, *tried; /* (n, m) */
+    int *choices, *trail, *mark, *queue, *front;
+    unsigned char *queued;
+    int struck;
+
+    /* the schedule */
+    int *device;
+    double *start, *end;
+    Score score;
+    int *device_kept;
+    double *start_kept, *end_kept;
+    Score kept;
+
+    /* local search */
+    int *sequence, *position, *on;     /* order, place in it, device */
+    double *till;                      /* (n) */
+    int *ran_in;                       /* (n), lane */
+    double *tails;                     /* (n / SNAP + 1, lanes + groups) */
+    double *latest;                    /* (n + 1), the largest end before each position */
+    double *late, *tardy;              /* (n + 1) */
+    double *now;                       /* (lanes + groups) */
+    double *till_was;                  /* (n) */
+    int *ran_was;                      /* (n) */
+    int *path;                         /* (n), the critical path */
+    int *sequence_best, *on_best;      /* (n) */
+    double *shaken;                    /* (n), ranks with noise */
+
+    int incumbent;                     /* a schedule that runs is given: */
+    int *device_now;                   /* (n), -1: none */
+    double *start_now;                 /* (n) */
+    double margin;                     /* the part by which another must be shorter to take its place */
+
+    int64_t work, work_limit; /* steps placed so far, and at most */
+    int64_t deadline_ns;      /* on the monotonic clock; 0: none */
+    int64_t look_at;          /* the work at which to look at the clock next */
+    uint64_t random;
+    int expired;              /* the deadline is over */
+    int proven;               /* the schedule is as short as can be */
+    int failed, rule;         /* the step that has no place, and why */
+} Sched;
+
+enum {
+    TABLE = 16, /* devices up to which the table of what lies ahead pays */
+    SNAP = 8    /* steps between two kept states of the lanes in local search */
+};
+
+size_t sched_layout(Sched *w, char *base); /* give each array its place; NULL only measures; the bytes of all */
+void sched_clear(Sched *w);                /* what the reader adds to, and what is empty unless it is filled */
+void sched_prepare(Sched *w);              /* once all was read in: means, columns that pad */
+int sched_solve(Sched *w);
+int sched_heft(Sched *w);                  /* one pass, for plain problems */
+int64_t sched_fleet(const int *candidates, const double *seconds, double *free_at, int *chosen, int64_t steps, int each,
+                    int devices, uint64_t seed);
+
+/* what the files below share */
+int sched_sort(Sched *w);
+int sched_first(Sched *w);
+void sched_empty(Sched *w);
+void sched_ranks(Sched *w, const double *mean, double latency, double per_unit, double *rank);
+void sched_urgencies(Sched *w, double horizon, double *rank);
+void sched_ahead(Sched *w);
+double sched_bound(Sched *w);
+int sched_critical_first(Sched *w);
+int sched_place(Sched *w, int looking, double eager, int prefer);
+void sched_arrange(Sched *w, const double *rank);
+int sched_keep(Sched *w);
+void sched_improve(Sched *w);
+int sched_take_incumbent(Sched *w);
+int sched_over(Sched *w);
+Score sched_score(const Sched *w, const int *device, const double *end);
+int sched_beats(const Score *a, const Score *b);
+int64_t sched_now(void);
+void sched_begin(void); /* once, before anything else */
+
+/* splitmix64 (Steele, Lea, Flood, OOPSLA 2014). */
+static inline uint64_t sched_random(Sched *w)
+{
+    uint64_t z = w->random += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+#endif
