@@ -32,7 +32,9 @@ SMALL: Final = 16_384
 """Transfers below so many bytes tell the latency, not the bandwidth."""
 
 
-class _Window:
+class Learned:
+    """The latest samples of a quantity."""
+
     __slots__ = ("median", "samples", "values")
 
     def __init__(self) -> None:
@@ -41,6 +43,7 @@ class _Window:
         self.median = 0.0
 
     def add(self, value: float, now: float) -> None:
+        """One more sample."""
         samples, values = self.samples, self.values
         samples.append((now, value))
         insort(values, value)
@@ -49,8 +52,12 @@ class _Window:
         n = len(values)
         self.median = values[n >> 1] if n & 1 else (values[n >> 1] + values[(n >> 1) - 1]) / 2
 
-    def with_guess(self, guess: float) -> float:
-        return quantile(sorted([*self.values, guess]), 0.5)
+    def value(self, guess: float) -> float:
+        """The median; a guess is one more sample while there are few."""
+        return self.median if len(self.values) >= ENOUGH else quantile(sorted([*self.values, guess]), 0.5)
+
+
+_NOTHING: Final[Mapping[str, Learned]] = {}
 
 
 class _Wire:
@@ -65,8 +72,9 @@ class Costs:
     """What this device has learned; bounded, the least recently seen is forgotten first."""
 
     def __init__(self) -> None:
-        self._durations: dict[tuple[str, str], _Window] = {}
-        self._sizes: dict[str, _Window] = {}
+        self._durations: dict[tuple[str, str], Learned] = {}
+        self._by_skill: dict[str, dict[str, Learned]] = {}
+        self._sizes: dict[str, Learned] = {}
         self._links: dict[str, _Wire] = {}
 
     def saw(self, skill: str, device: str, seconds: float, size: float | None, now: float) -> None:
@@ -78,15 +86,27 @@ class Costs:
         seconds = _sound(seconds)
         if size is not None:
             size = _sound(size)
-            _touch(self._sizes, skill, _Window, KEYS).add(size, now)
-        _touch(self._durations, (skill, device), _Window, KEYS).add(seconds, now)
+            _touch(self._sizes, skill, Learned, KEYS).add(size, now)
+        self._window(skill, device).add(seconds, now)
+
+    def _window(self, skill: str, device: str) -> Learned:
+        table, key = self._durations, (skill, device)
+        if len(table) >= KEYS and key not in table:
+            other, on = next(iter(table))
+            del self._by_skill[other][on]
+        window = self._by_skill.setdefault(skill, {})[device] = _touch(table, key, Learned, KEYS)
+        return window
 
     def duration(self, skill: str, device: str, guess: float) -> float:
         """The median run time in seconds; the author's `guess` is one more sample while there are few."""
         window = self._durations.get((skill, device))
         if window is None:
             return guess
-        return window.median if len(window.values) >= ENOUGH else window.with_guess(guess)
+        return window.value(guess)
+
+    def learned(self, skill: str) -> Mapping[str, Learned]:
+        """What was learned of a skill's run times, by device: for who asks for many at once."""
+        return self._by_skill.get(skill, _NOTHING)
 
     def duration_quantile(self, skill: str, device: str, q: float, guess: float) -> float:
         """The run time in seconds that a share `q` (0 to 1) of invocations stays below; `guess` as in `duration`."""
@@ -100,7 +120,7 @@ class Costs:
         window = self._sizes.get(skill)
         if window is None:
             return guess
-        return window.median if len(window.values) >= ENOUGH else window.with_guess(guess)
+        return window.value(guess)
 
     def saw_rtt(self, peer: str, seconds: float) -> None:
         """A message to `peer` was answered after `seconds`, the peer's own work taken off: smoothed as in RFC 6298.
@@ -160,10 +180,10 @@ class Costs:
         costs = cls()
         for skill, device, samples in data["durations"]:
             for now, value in samples:
-                _touch(costs._durations, (str(skill), str(device)), _Window, KEYS).add(_sound(value), float(now))
+                costs._window(str(skill), str(device)).add(_sound(value), float(now))
         for skill, samples in data["sizes"]:
             for now, value in samples:
-                _touch(costs._sizes, str(skill), _Window, KEYS).add(_sound(value), float(now))
+                _touch(costs._sizes, str(skill), Learned, KEYS).add(_sound(value), float(now))
         for peer, rtt, size, seconds in data["links"]:
             wire = _touch(costs._links, str(peer), _Wire, PEERS)
             wire.rtt = None if rtt is None else _sound(rtt)

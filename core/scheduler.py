@@ -12,7 +12,7 @@ from math import inf
 from typing import Any, Final
 
 from .costs import Costs
-from .device import Device, LinkQuality, short
+from .device import Device, LinkQuality, Offer, short
 from .errors import NoDevice, UsageError
 
 try:
@@ -30,6 +30,8 @@ GUESS: Final = 0.05
 """Seconds, where an announced guess makes no sense."""
 WORK: Final = 2_000
 """Units of work for an assignment: some 60 µs."""
+OFFERS_KEPT: Final = 256
+"""Devices whose offers are remembered by name."""
 _LONG: Final = 86_400.0
 """Seconds; what a device announces above that makes no sense."""
 
@@ -90,7 +92,7 @@ class Assignment:
 
 def assign(
     jobs: Sequence[Job], devices: Sequence[Device], costs: Costs, link: Callable[[str, str], LinkQuality | None], *,
-    fixed: Mapping[str, Placed] | None = None,
+    fixed: Mapping[str, Placed] | None = None, work: int = WORK,
 ) -> Assignment:  # fmt: skip
     """Assign every job to a device of the mesh.
 
@@ -106,7 +108,7 @@ def assign(
         device, start, end, late, makespan, *_ = Packed(
             scene.seconds, scene.deps, scene.bandwidth, scene.latency, scene.slots, (), scene.exclusive, scene.fixed,
             {i: job.deadline for i, job in enumerate(jobs) if job.deadline is not None},
-        ).solve(WORK)  # fmt: skip
+        ).solve(work)  # fmt: skip
     except Infeasible as error:
         raise scene.complaint(jobs[error.step], error.rule) from None
     except ValueError as error:
@@ -114,6 +116,19 @@ def assign(
     ids = scene.ids
     steps = {job.id: Placed(ids[p], s, e) for job, p, s, e in zip(jobs, device, start, end, strict=True)}
     return Assignment(steps, makespan, tuple([jobs[i].id for i in late]), scene)
+
+
+_named: dict[int, tuple[tuple[Offer, ...], dict[str, Offer]]] = {}
+
+
+def _by_name(offers: tuple[Offer, ...]) -> dict[str, Offer]:
+    """A device's offers by name; of those that were asked for lately it is remembered."""
+    known = _named.get(id(offers))
+    if known is None or known[0] is not offers:  # what is remembered is kept alive, so its id is nobody else's
+        if len(_named) >= OFFERS_KEPT:
+            _named.clear()
+        known = _named[id(offers)] = offers, {o.name: o for o in offers}
+    return known[1]
 
 
 class _Scene:
@@ -141,13 +156,14 @@ class _Scene:
         self.slots = [d.resources.slots for d in devices] + [1] * gone
         self._links(link, gone)
 
-        self._offering = [(p, d.id, d.leaving, {o.name: o for o in d.offers}) for p, d in enumerate(devices)]
+        self._offering = [(p, d.id, d.leaving, _by_name(d.offers)) for p, d in enumerate(devices)]
         self._locks: dict[str, str] = {}
         rows: dict[Any, list[float | None]] = {}
         self.seconds: list[list[float | None]] = []
         self.deps: list[tuple[int, int, float]] = []
         locked: dict[str, list[int]] = {}
-        sizes = [costs.size(job.skill, SIZE) for job in jobs]
+        size = costs.size
+        sizes = [size(job.skill, SIZE) for job in jobs]
         for i, job in enumerate(jobs):
             # a fixed job's row is not looked at, so what it asked for no longer matters
             free = i in self.fixed or (job.on is None and not job.avoid and not job.blind)
@@ -192,16 +208,18 @@ class _Scene:
 
     def _row(self, skill: str, avoid: Set[str], wanted: Set[str] | None, costs: Costs) -> list[float | None]:
         row: list[float | None] = [None] * len(self.ids)
-        duration = costs.duration
+        learned = costs.learned(skill)
         for p, device_id, leaving, offers in self._offering:
             offer = offers.get(skill)
             if offer is None:
                 continue
             if offer.lock is not None:
                 self._locks[skill] = offer.lock
-            if not leaving and device_id not in avoid and (wanted is None or device_id in wanted):
-                guess = offer.seconds
-                row[p] = duration(skill, device_id, guess if 0 <= guess < _LONG else GUESS)
+            if leaving or device_id in avoid or (wanted is not None and device_id not in wanted):
+                continue
+            guess = offer.seconds if 0 <= offer.seconds < _LONG else GUESS
+            known = learned.get(device_id)
+            row[p] = guess if known is None else known.value(guess)
         return row
 
     def _asked(self, job: Job) -> Set[str] | None:

@@ -76,7 +76,7 @@ static double price(const Sched *w, const Search *s, int i)
    `reached` is the first place that was not decoded. */
 static double decode(Sched *w, Search *s, int from, double limit)
 {
-    const int all = lanes_in_all(w), free = w->free, lanes = w->lanes, wide = w->wide, table = w->m <= TABLE;
+    const int all = lanes_in_all(w), free = w->free, lanes = w->lanes, wide = w->wide, table = w->looked;
     const size_t stride = (size_t)w->stride;
     const int *restrict sequence = w->sequence, *restrict on = w->on, *restrict before_at = w->before_at,
               *restrict before = w->before, *restrict group_at = w->group_at, *restrict group = w->group,
@@ -522,7 +522,7 @@ static void shake(Sched *w)
 /* What the search starts from: what must still follow each step, and the lanes as they are. */
 static void begin(Sched *w, Search *s)
 {
-    if (w->m > TABLE) { /* the least time after each step, on whatever device */
+    if (!w->looked) { /* the least time after each step, on whatever device */
         sched_ranks(w, w->least, 0, 0, w->down);
         for (int i = 0; i < w->n; i++)
             w->down[i] -= w->least[i];

@@ -93,6 +93,7 @@ void sched_ahead(Sched *w)
 double sched_bound(Sched *w)
 {
     double most = 0, work = 0, cheap = 0, sum = 0, opens = INFINITY, *price = w->ready;
+    int any = 0;
     for (int p = 0; p < w->m; p++) {
         double seconds = 0;
         int count = 0;
@@ -118,6 +119,7 @@ double sched_bound(Sched *w)
             if (seconds[p] < INFINITY && seconds[p] * price[p] < cheapest)
                 cheapest = seconds[p] * price[p];
         }
+        any = 1;
         work += w->least[i];
         cheap += cheapest;
         most = least > most ? least : most;
@@ -125,7 +127,7 @@ double sched_bound(Sched *w)
     work /= w->lanes;
     if (sum > 0 && cheap < INFINITY && cheap / sum > work)
         work = cheap / sum;
-    work += opens;
+    work = any ? work + opens : 0;
     return work > most ? work : most;
 }
 
@@ -154,17 +156,17 @@ static void sort_keys(Sched *w, int count)
         }
         return;
     }
-    for (int shift = 0; shift < 32; shift += 11) {
-        int place[2048] = {0}, sum = 0;
+    for (int shift = 0; shift < 32; shift += 8) {
+        int place[256] = {0}, sum = 0;
         for (int x = 0; x < count; x++)
-            place[falling(keys[x].rank) >> shift & 2047]++;
-        for (int b = 0; b < 2048; b++) {
+            place[falling(keys[x].rank) >> shift & 255]++;
+        for (int b = 0; b < 256; b++) {
             int here = place[b];
             place[b] = sum;
             sum += here;
         }
         for (int x = 0; x < count; x++)
-            other[place[falling(keys[x].rank) >> shift & 2047]++] = keys[x];
+            other[place[falling(keys[x].rank) >> shift & 255]++] = keys[x];
         Key *swap = keys;
         keys = other;
         other = swap;

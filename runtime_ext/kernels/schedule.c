@@ -329,44 +329,68 @@ static void portfolio(Sched *w)
     }
 }
 
-int sched_solve(Sched *w)
+/* Work out how urgent each step is, and how short a schedule can be. */
+static void look(Sched *w)
 {
-    int rule;
-    if (!sched_sort(w))
-        return SCHED_CYCLE;
-    w->kept.late = INFINITY;
-    if (w->m <= TABLE)
+    w->looked = w->m <= TABLE;
+    if (w->looked)
         sched_ahead(w);
     w->bound = sched_bound(w);
-    sched_ranks(w, w->mean, w->mean_latency, w->mean_per_unit, w->up);
-    if ((rule = sched_first(w)) != SCHED_OK)
-        return rule;
-    if (w->incumbent)
-        w->incumbent = sched_take_incumbent(w);
-    Score incumbent = w->kept;
-    if (w->incumbent) {
-        memcpy(w->device_now, w->device_kept, (size_t)w->n * sizeof *w->device);
-        memcpy(w->start_now, w->start_kept, (size_t)w->n * sizeof *w->start);
-    }
     prove(w);
-    portfolio(w);
-    if (!sched_over(w))
-        sched_improve(w);
-    if (w->incumbent && w->kept.late == incumbent.late
-        && w->kept.makespan > incumbent.makespan * (1 - w->margin)) { /* not by enough */
-        memcpy(w->device_kept, w->device_now, (size_t)w->n * sizeof *w->device);
-        memcpy(w->start_kept, w->start_now, (size_t)w->n * sizeof *w->start);
-        for (int i = 0; i < w->n; i++)
-            if (!w->fixed[i])
-                w->end_kept[i] = w->start_now[i] + w->seconds[(size_t)i * w->stride + w->device_now[i]];
-        w->kept = incumbent;
-        w->proven = 0;
-        prove(w);
-    }
+}
+
+/* The schedule that is kept, as what was found. */
+static void give(Sched *w)
+{
     memcpy(w->device, w->device_kept, (size_t)w->n * sizeof *w->device);
     memcpy(w->start, w->start_kept, (size_t)w->n * sizeof *w->start);
     memcpy(w->end, w->end_kept, (size_t)w->n * sizeof *w->end);
     w->score = w->kept;
+}
+
+/* What is kept gives way to the incumbent, unless it is better by enough. */
+static void prefer_incumbent(Sched *w, const Score *incumbent)
+{
+    if (w->kept.late != incumbent->late || w->kept.makespan <= incumbent->makespan * (1 - w->margin))
+        return;
+    memcpy(w->device_kept, w->device_now, (size_t)w->n * sizeof *w->device);
+    memcpy(w->start_kept, w->start_now, (size_t)w->n * sizeof *w->start);
+    for (int i = 0; i < w->n; i++)
+        if (!w->fixed[i])
+            w->end_kept[i] = w->start_now[i] + w->seconds[(size_t)i * w->stride + w->device_now[i]];
+    w->kept = *incumbent;
+    w->proven = 0;
+    prove(w);
+}
+
+int sched_solve(Sched *w)
+{
+    Score incumbent = {0};
+    int rule;
+    if (!sched_sort(w))
+        return SCHED_CYCLE;
+    w->kept.late = INFINITY;
+    w->bound = 0;
+    w->looked = 0;
+    sched_ranks(w, w->mean, w->mean_latency, w->mean_per_unit, w->up);
+    if (w->incumbent && (w->incumbent = sched_take_incumbent(w))) {
+        if (sched_over(w)) {
+            give(w);
+            return SCHED_OK;
+        }
+        incumbent = w->kept;
+        memcpy(w->device_now, w->device_kept, (size_t)w->n * sizeof *w->device);
+        memcpy(w->start_now, w->start_kept, (size_t)w->n * sizeof *w->start);
+    }
+    look(w);
+    if ((rule = sched_first(w)) != SCHED_OK)
+        return rule;
+    portfolio(w);
+    if (!sched_over(w))
+        sched_improve(w);
+    if (w->incumbent)
+        prefer_incumbent(w, &incumbent);
+    give(w);
     return SCHED_OK;
 }
 

@@ -67,6 +67,7 @@ typedef struct {
     double *ahead;        /* (n, stride), the least time from the end of a step that runs there to the end of all */
     int *allowed_at, *allowed; /* CSR: the devices that may run step i */
     double bound;         /* no schedule is shorter */
+    int looked;           /* `ahead` is worked out */
 
     /* list scheduling */
     Stretch *stretch;     /* (n + members) */
