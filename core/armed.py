@@ -29,6 +29,8 @@ class Armed:
     """Which device makes each result that it waits for, as its owner says: nobody else may deliver that."""
     sent: set[str] = field(default_factory=set)
     state: str = "armed"
+    queued: bool = False
+    """Whether it has all that it needs and waits until fewer others run; it has not begun, so it can be given back."""
     value: Any = None
     size: int = 0
     fresh: bool = False

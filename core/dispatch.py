@@ -22,7 +22,7 @@ from .errors import Cancelled, LinkLost, NoDevice, SlipError, TimedOut, UnknownO
 from .loop import new_wake
 from .moves import ASK_SECONDS, all_given_back, cannot_have_begun, given_back, stop_there
 from .placing import pins
-from .run import ENDED, GOOD, Run, StepState, blind_to_personal, check_answer
+from .run import ENDED, GOOD, OFF_PART, OFF_SECONDS, Run, StepState, blind_to_personal, check_answer
 from .scheduler import Assignment, Job, Placed, assign
 from .settle import settle
 
@@ -30,6 +30,8 @@ AWAY_SECONDS = 20.0
 """How long a run waits for a device that alone can go on with it."""
 OVERRUN_FACTOR, OVERRUN_SLACK = 3.0, 1.0
 """A step overruns when it takes this many times its predicted time and this many seconds more."""
+MOVE_GAIN, MOVE_SECONDS = 0.1, 0.05
+"""By how much a new assignment must be shorter than the one that runs: that part of it, and these seconds."""
 
 
 class Dispatch(Run):
@@ -62,15 +64,22 @@ class Dispatch(Run):
             if s.away_since is not None:
                 looks.append(s.away_since + AWAY_SECONDS)
             if s.state == "running":
-                looks.append(self._overrun_at(s))
+                looks.append(self._off_at(s))
         if self._no_device_since is not None:
             looks.append(self._no_device_since + AWAY_SECONDS)
         return min(looks)
 
-    def _overrun_at(self, s: StepState) -> float:
+    def _off_at(self, s: StepState) -> float:
+        """When a running step is later than was thought, or overruns."""
         if s.predicted is None or s.began is None or s.consent:
             return float("inf")
-        return s.began + (s.predicted.end - s.predicted.start) * OVERRUN_FACTOR + OVERRUN_SLACK
+        length = s.predicted.end - s.predicted.start
+        late = s.began + length * (1 + OFF_PART) + OFF_SECONDS
+        return late if s.slow else min(late, self._overrun_at(s, s.began, length))
+
+    @staticmethod
+    def _overrun_at(s: StepState, began: float, length: float) -> float:
+        return began + (length if s.thought is None else s.thought) * OVERRUN_FACTOR + OVERRUN_SLACK
 
     def _compare(self) -> None:
         now = self.clock()
@@ -84,7 +93,7 @@ class Dispatch(Run):
         if self.error is not None:
             return
         self._find_away(now)
-        self._find_overruns(now)
+        self._find_late(now)
         self._find_lost_results()
         if self.error is None and (
             self._replan or any(s.state == "waiting" and not s.device for s in self.steps.values())
@@ -126,13 +135,17 @@ class Dispatch(Run):
                 self._find_failures()
                 return
 
-    def _find_overruns(self, now: float) -> None:
+    def _find_late(self, now: float) -> None:
         for s in self.steps.values():
-            if s.state == "running" and s.predicted is not None and s.began is not None and now >= self._overrun_at(s):
-                took = now - s.began
-                at = s.predicted.start
-                s.predicted = Placed(s.device, at, at + 2 * took)  # expect as long again
-                self.replan(f"{s.step.id} takes longer than predicted on {self.mesh.name_of(s.device)}")
+            if s.state != "running" or s.predicted is None or s.began is None or now < self._off_at(s):
+                continue
+            at, length, took = s.predicted.start, s.predicted.end - s.predicted.start, now - s.began
+            overruns = not s.slow and now >= self._overrun_at(s, s.began, length)
+            s.thought = length if s.thought is None else s.thought
+            s.predicted = Placed(s.device, at, at + 2 * took)  # expect as long again
+            self.replan(f"{s.step.id} takes longer than predicted on {self.mesh.name_of(s.device)}")
+            if overruns:
+                s.slow = True
                 self._leave_slow(s)
 
     def _leave_slow(self, s: StepState) -> None:
@@ -202,8 +215,6 @@ class Dispatch(Run):
             if s.state == "armed" and s.device == place.device:
                 s.predicted = place
                 continue
-            if not self._worth_it(s, place, now):
-                continue
             s.why = found.why(s.step.id)
             changed[s.step.id] = {
                 "device": self.mesh.name_of(place.device),
@@ -235,13 +246,21 @@ class Dispatch(Run):
         """
         here = [d for d in self.mesh.devices() if self.mesh.reachable(d.id)]
         ids = {d.id for d in here}
+        current = {
+            s.step.id: Placed(s.device, s.predicted.start - now, s.predicted.end - now)
+            for s in self.steps.values() if s.state == "armed" and s.predicted is not None and s.away_since is None
+        }  # fmt: skip
+        left = max((p.end for p in current.values()), default=0.0)
+        gain = MOVE_GAIN + MOVE_SECONDS / max(left, MOVE_SECONDS)
         missing: NoDevice | None = None
         while True:
             # what is done keeps its place even when its device is gone: nothing is asked of it any more
             gone = sorted({p.device for p in fixed.values()} - ids)
             devices = [*here, *(Device(id=g, name=self.mesh.name_of(g), kind="gone", leaving=True) for g in gone)]
             try:
-                found = assign(jobs, devices, self._desk.costs, self._link(ids), fixed=fixed)
+                found = assign(
+                    jobs, devices, self._desk.costs, self._link(ids), fixed=fixed, incumbent=current, gain=gain
+                )
             except NoDevice as error:
                 s = self.steps.get(str(error.where.get("step")))
                 if s is None or not s.home or s.home in ids or s.step.id in fixed:
@@ -267,12 +286,6 @@ class Dispatch(Run):
 
         return link
 
-    def _worth_it(self, s: StepState, place: Placed, now: float) -> bool:
-        """Whether moving an armed step gains enough: a tenth of its wait, and more than a message costs."""
-        if s.state != "armed" or s.away_since is not None or s.predicted is None or not self.mesh.reachable(s.device):
-            return True
-        return s.predicted.end - place.end > 0.05 + 0.1 * (place.end - now)
-
     def _without_device(self, error: NoDevice, now: float) -> None:
         """Nobody can run some step: at the start that is the end; later, a device may come back."""
         begun = self.resumed or any(s.epoch for s in self.steps.values())
@@ -285,7 +298,7 @@ class Dispatch(Run):
 
     def _place(self, s: StepState, place: Placed) -> None:
         s.device = s.home = place.device
-        s.predicted = place
+        s.predicted, s.thought, s.slow = place, None, False
         s.epoch += 1
         s.handed.clear()
         s.state, s.told, s.away_since = "waiting", False, None

@@ -167,7 +167,6 @@ class Executor:
             return {"state": "absent"}
         if armed.state == "armed" and armed.epoch <= epoch:
             del run.steps[step]
-            self._ready = [entry for entry in self._ready if entry[1] is not armed]
             return {"state": "absent"}
         if stop and armed.state == "running" and armed.worker is not None and armed.epoch <= epoch:
             armed.ended = self._clock()  # nobody waits for it any more
@@ -240,7 +239,7 @@ class Executor:
     def _forget_runs(self, owner: str) -> None:
         idle = [run for run in self._runs.values() if run.owner == owner]
         for run in idle[: max(0, len(idle) - RUNS_LIMIT)]:
-            if not any(armed.state == "running" for armed in run.steps.values()):
+            if not any(armed.queued or armed.state == "running" for armed in run.steps.values()):
                 del self._runs[run.id]
 
     def _forget_early(self, sender: str) -> None:
@@ -250,14 +249,18 @@ class Executor:
 
     def _start_ready(self, run: RunHere) -> None:
         for armed in run.steps.values():
-            if armed.state == "armed" and all(need in run.values for need in armed.needs):
-                armed.state = "running"
+            if armed.state == "armed" and not armed.queued and all(need in run.values for need in armed.needs):
+                armed.queued = True
                 self._ready.append((run, armed))
         self._start()
 
     def _start(self) -> None:
         while self._ready and self.running < self.slots:
             run, armed = self._ready.pop(0)
+            armed.queued = False
+            if run.steps.get(armed.step) is not armed:  # it was given back, or armed anew
+                continue
+            armed.state = "running"
             self.running += 1
             armed.worker = self._workers.do(partial(self._run_step, run, armed))
 

@@ -26,6 +26,8 @@ from .plan import Plan, Step
 from .scheduler import Placed
 from .skill import Effect
 
+OFF_PART, OFF_SECONDS = 0.2, 0.05
+"""By so much of what was thought, and so many seconds, a step must be off for the rest to be looked at again."""
 ATTEMPTS = 3
 """Times that a repeatable step is tried."""
 ENDED = frozenset(("done", "submitted", "skipped", "failed", "denied", "unknown", "cancelled"))
@@ -110,6 +112,10 @@ class StepState:
     began: float | None = None
     ended: float | None = None
     predicted: Placed | None = None
+    thought: float | None = None
+    """How long it was to take, of one that takes longer: then `predicted` is what is thought by now."""
+    slow: bool = False
+    """Whether it overran."""
     why: str = ""
     told: bool = False
     """Whether its device confirmed its epoch and who reads its result."""
@@ -213,6 +219,15 @@ class Run:
         if seconds is not None and state == "done":
             self._desk.costs.saw(s.step.skill, device, float(seconds), s.size, self._desk.wall())
         self.end_step(s, state, seconds)
+        self._look_whether_off(s, seconds)
+
+    def _look_whether_off(self, s: StepState, seconds: float | None) -> None:
+        """A step that took much longer or shorter than was thought: what follows may be better elsewhere."""
+        if seconds is None or s.predicted is None or all(other.state != "armed" for other in self.steps.values()):
+            return
+        thought = s.predicted.end - s.predicted.start if s.thought is None else s.thought
+        if abs(seconds - thought) > max(OFF_PART * thought, OFF_SECONDS):
+            self.replan(f"{s.step.id} took {seconds:.2g} s where {thought:.2g} s were thought")
 
     def _started(self, s: StepState, began: float) -> None:
         if s.state != "running":

@@ -92,12 +92,15 @@ class Assignment:
 
 def assign(
     jobs: Sequence[Job], devices: Sequence[Device], costs: Costs, link: Callable[[str, str], LinkQuality | None], *,
-    fixed: Mapping[str, Placed] | None = None, work: int = WORK,
+    fixed: Mapping[str, Placed] | None = None, incumbent: Mapping[str, Placed] | None = None, gain: float = 0.0,
+    work: int = WORK,
 ) -> Assignment:  # fmt: skip
     """Assign every job to a device of the mesh.
 
     `link(p, q)` is the quality of the link from p to q, None if there is none; `fixed` are the jobs that are done or
-    run already. Equal choices go to the device with most of the inputs, then to the earlier one in `devices`.
+    run already, `incumbent` where the others are placed now: that stays unless something else is shorter by more than
+    the part `gain`, or misses fewer deadlines. `work` is how much may be tried. Equal choices go to the device with
+    most of the inputs, then to the earlier one in `devices`.
 
     Raises:
         NoDevice: a job can run nowhere; it says for each device why not.
@@ -105,10 +108,12 @@ def assign(
     """
     scene = _Scene(jobs, devices, costs, link, fixed or {})
     try:
-        device, start, end, late, makespan, *_ = Packed(
+        packed = Packed(
             scene.seconds, scene.deps, scene.bandwidth, scene.latency, scene.slots, (), scene.exclusive, scene.fixed,
             {i: job.deadline for i, job in enumerate(jobs) if job.deadline is not None},
-        ).solve(work)  # fmt: skip
+        )  # fmt: skip
+        now = scene.numbered(incumbent) if incumbent else None
+        device, start, end, late, makespan, *_ = packed.solve(work, incumbent=now, margin=gain)
     except Infeasible as error:
         raise scene.complaint(jobs[error.step], error.rule) from None
     except ValueError as error:
@@ -182,6 +187,11 @@ class _Scene:
                     raise UsageError(f"step {job.id} needs {need}", "there is no such step", step=job.id, field="needs")
                 self.deps.append((producer, i, sizes[producer]))
         self.exclusive = list(locked.values())
+
+    def numbered(self, placed: Mapping[str, Placed]) -> tuple[list[int], list[float]]:
+        """Device and start of each job, as `Packed.solve` wants an incumbent."""
+        at = [placed.get(job.id) for job in self.jobs]
+        return [-1 if p is None else self.column.get(p.device, -1) for p in at], [p.start if p else 0.0 for p in at]
 
     def _links(self, link: Callable[[str, str], LinkQuality | None], gone: int) -> None:
         self.bandwidth: list[list[float | None]] = []

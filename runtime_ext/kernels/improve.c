@@ -213,8 +213,24 @@ static void lanes_at_first(Sched *w)
     }
 }
 
+/* Decode the whole state. False if it breaks a rule: then it is none to go on from. */
+static int adopt(Sched *w, Search *s)
+{
+    for (int k = 0; k < w->free; k++)
+        w->position[w->sequence[k]] = k;
+    s->extra = 0;
+    for (int i = 0; i < w->n; i++)
+        s->extra += price(w, s, i);
+    s->cost = decode(w, s, 0, INFINITY);
+    s->path = -1;
+    if (!(s->cost < INFINITY))
+        return 0;
+    settle(w, 0);
+    return 1;
+}
+
 /* Take a schedule over as the state: its sequence is that of its start times. */
-static void take_over(Sched *w, Search *s, const int *device, const double *start)
+static int take_over(Sched *w, Search *s, const int *device, const double *start)
 {
     double latest = 0;
     for (int i = 0; i < w->n; i++)
@@ -223,16 +239,9 @@ static void take_over(Sched *w, Search *s, const int *device, const double *star
         w->shaken[i] = latest - start[i];
     sched_arrange(w, w->shaken);
     memcpy(w->sequence, w->order, (size_t)w->free * sizeof *w->order);
-    for (int k = 0; k < w->free; k++) {
-        w->position[w->sequence[k]] = k;
+    for (int k = 0; k < w->free; k++)
         w->on[w->sequence[k]] = device[w->sequence[k]];
-    }
-    s->extra = 0;
-    for (int i = 0; i < w->n; i++)
-        s->extra += price(w, s, i);
-    s->cost = decode(w, s, 0, INFINITY);
-    settle(w, 0);
-    s->path = -1;
+    return adopt(w, s);
 }
 
 static void remember(Sched *w, Search *s)
@@ -246,14 +255,7 @@ static void recall(Sched *w, Search *s)
 {
     memcpy(w->sequence, w->sequence_best, (size_t)w->free * sizeof *w->sequence);
     memcpy(w->on, w->on_best, (size_t)w->n * sizeof *w->on);
-    for (int k = 0; k < w->free; k++)
-        w->position[w->sequence[k]] = k;
-    s->extra = 0;
-    for (int i = 0; i < w->n; i++)
-        s->extra += price(w, s, i);
-    s->cost = decode(w, s, 0, INFINITY);
-    settle(w, 0);
-    s->path = -1;
+    adopt(w, s);
 }
 
 /* The state as a schedule, kept if it beats the one that is. */
@@ -557,8 +559,7 @@ int sched_take_incumbent(Sched *w)
             w->start_now[i] = before > w->start_now[i] ? before : w->start_now[i];
         }
     }
-    take_over(w, &s, w->device_now, w->start_now);
-    if (!(s.cost < INFINITY))
+    if (!take_over(w, &s, w->device_now, w->start_now))
         return 0;
     keep(w);
     return 1;
@@ -576,7 +577,8 @@ void sched_improve(Sched *w)
     s.energy = w->kept.energy > 0 ? 1e-6 * s.scale / w->kept.energy : 0;
     s.moved = w->kept.moved > 0 ? 1e-9 * s.scale / w->kept.moved : 0;
     begin(w, &s);
-    take_over(w, &s, w->device_kept, w->start_kept);
+    if (!take_over(w, &s, w->device_kept, w->start_kept)) /* by a rounding: there is nothing to start from */
+        return;
     remember(w, &s);
     keep(w);
     changes = (int64_t)ROUND * w->free;
@@ -587,9 +589,7 @@ void sched_improve(Sched *w)
             while (w->work < until && !sched_over(w))
                 shake(w);
             lanes_at_first(w);
-            if (w->kept.makespan < before || s.best == INFINITY)
-                take_over(w, &s, w->device_kept, w->start_kept);
-            else
+            if (!(w->kept.makespan < before) || !take_over(w, &s, w->device_kept, w->start_kept))
                 recall(w, &s);
         } else if (round)
             recall(w, &s);

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from array import array
 from dataclasses import replace
 from itertools import pairwise, product
 from math import inf, nan
@@ -16,6 +17,7 @@ from slipstream.core.device import Device, LinkQuality, Offer, Resources
 from slipstream.core.errors import NoDevice, UsageError
 from slipstream.core.problem import Problem, Schedule, schedule
 from slipstream.core.scheduler import Job, Placed, assign
+from slipstream.runtime_ext.scheduler import Packed, fleet
 
 EPS = 1e-9
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -679,3 +681,91 @@ def test_an_extension_that_is_not_built_names_the_command_to_run(monkeypatch: py
     monkeypatch.delitem(sys.modules, "slipstream.core.scheduler")
     with pytest.raises(ImportError, match="make test"):
         importlib.import_module("slipstream.core.scheduler")
+
+
+# ---- replans
+
+
+def replanned(gain: float, seconds: float) -> str:
+    """Where a job goes that is placed on the car, where it takes 1 s, and would take so long on the phone."""
+    job = Job("a", "x")
+    costs = Costs()
+    for name, took in (("phone", seconds), ("car", 1.0)):
+        for k in range(20):
+            costs.saw("x", f"id-{name}", took, 10.0, float(k))
+    here = [device("phone", "x"), device("car", "x")]
+    placed = {"a": Placed("id-car", 0.0, 1.0)}
+    found = assign([job], here, costs, near, incumbent=placed, gain=gain).steps["a"]
+    return found.device.removeprefix("id-")
+
+
+@pytest.mark.parametrize(
+    ("gain", "seconds", "where"),
+    [(0.1, 0.95, "car"), (0.1, 0.85, "phone"), (0.0, 0.95, "phone"), (0.0, 1.0, "car"), (0.5, 0.6, "car")],
+)
+def test_what_runs_stays_unless_something_else_is_better_by_enough(gain: float, seconds: float, where: str) -> None:
+    assert replanned(gain, seconds) == where
+
+
+@unhurried
+@given(problems(), st.data())
+def test_whatever_was_planned_before_no_hard_rule_bends(problem: Problem, data: st.DataObject) -> None:
+    n, m = len(problem.seconds), len(problem.bandwidth)
+    devices = data.draw(st.lists(st.integers(-1, m), min_size=n, max_size=n))
+    starts = data.draw(st.lists(st.floats(-5, 50), min_size=n, max_size=n))
+    p = problem
+    packed = Packed(p.seconds, p.deps, p.bandwidth, p.latency, p.slots, p.available, p.exclusive, p.fixed, p.deadlines)
+    best = solved(problem, 0)
+    for work in (1, 2000):
+        device, start, end, late, makespan, bound, proven, energy, moved, used = packed.solve(
+            work, incumbent=(devices, starts), margin=0.1
+        )
+        found = Schedule(device, start, end, late, makespan, bound, proven, energy, moved, used)
+        assert violations(problem, found) == []
+        if work > 1 and not best.late and not found.late:
+            assert found.makespan <= best.makespan / 0.9 + EPS
+
+
+@pytest.mark.parametrize(
+    ("devices", "starts"), [([0], [0.0]), ([0, 0, 0], [0.0, 0.0, 0.0]), ([0, 0], [0.0, nan]), ([0, 0], [inf, 0.0])]
+)
+def test_what_was_planned_must_fit_the_steps(devices: list[int], starts: list[float]) -> None:
+    with pytest.raises(ValueError, match="incumbent"):
+        Packed([[1.0], [1.0]], [], [[None]]).solve(1, incumbent=(devices, starts))
+
+
+# ---- many free steps
+
+
+def test_free_steps_go_to_one_of_their_two_best_devices_and_not_all_to_one() -> None:
+    steps, each = 1000, 3
+    candidates, seconds = array("i", [0, 1, 2] * steps), array("d", [1.0, 1.0, 9.0] * steps)
+    free_at, chosen = array("d", [0.0, 0.0, 0.0]), array("i", [0] * steps)
+    assert fleet(candidates, seconds, free_at, chosen) == steps
+    assert each * steps == len(candidates)
+    counts = [chosen.count(p) for p in range(3)]
+    assert all(abs(end - sum(seconds[i * each + p] for i, p in enumerate(chosen) if p == q)) < 1e-6
+               for q, end in enumerate(free_at))  # fmt: skip
+    assert 400 < counts[0] < 520
+    assert 400 < counts[1] < 520
+    assert fleet(array("i", [-1, 7]), array("d", [1.0, 1.0]), array("d", [0.0]), found := array("i", [0])) == 0
+    assert list(found) == [-1]
+    with pytest.raises(ValueError, match="do not fit"):
+        fleet(array("i", [0, 1, 2]), array("d", [1.0] * 3), array("d", [0.0] * 3), array("i", [0, 0]))
+
+
+def test_a_hundred_thousand_steps_are_placed() -> None:
+    n = 100_000
+    found = schedule(Problem([[1.0, 1.0]] * n, [], [[None, 1.0], [1.0, None]]))
+    assert found.makespan == n / 2
+    chain = schedule(Problem([[1.0, 2.0]] * n, [(i, i + 1, 1.0) for i in range(n - 1)], [[None, 1.0], [1.0, None]]))
+    assert (chain.makespan, chain.proven) == (n, True)
+
+
+def test_what_can_not_be_packed_twice_or_used_unpacked_says_so() -> None:
+    packed = Packed([[1.0]], [], [[None]])
+    with pytest.raises(ValueError, match="packed already"):
+        packed.__init__([[1.0]], [], [[None]])  # type: ignore[misc]
+    for use in (lambda p: p.solve(), lambda p: p.heft()):
+        with pytest.raises(ValueError, match="nothing is packed"):
+            use(Packed.__new__(Packed))

@@ -251,6 +251,30 @@ async def test_a_once_step_that_cannot_have_begun_moves_when_its_device_is_gone(
         assert world.where("send x") != ["hub"]
 
 
+async def test_a_step_that_waits_behind_others_that_take_longer_than_was_thought_moves() -> None:
+    world = World()
+    skills = make(world)
+    async with testing.mesh("phone", "car", skills={name: skills.values() for name in ("phone", "car")}) as m:
+        for name, seconds in (("phone", 0.01), ("car", 0.5)):
+            for _ in range(40):
+                m["phone"].costs.saw("num.many", m[name].id, seconds, 100, anyio.current_time())
+                m["phone"].costs.saw("num.one", m[name].id, 0.05, 100, anyio.current_time())
+                m["phone"].costs.saw("num.add", m[name].id, 2.0, 100, anyio.current_time())
+        world.seconds.update(one=60, many=0.5, add=2)
+        hogs = [step(f"hog{i}", "num.one", "phone") for i in range(4)]  # as many as the phone runs at once
+        then = step("then", "num.add", "car", args={"a": 1}, after=["many"])
+        plan = {"goal": "x", "steps": [*hogs, step("many", "num.many", args={"count": 3}), then]}
+        run = await m.run(plan)
+        assert run.state == "done", run.error
+        assert world.where("many") == ["car"]
+        many, hog = run.steps["many"], run.steps["hog0"]
+        assert many.ended is not None
+        assert hog.ended is not None
+        assert many.ended < hog.ended - 50
+        moved = [e for e in m["phone"].events.recent if e.kind == "run.assigned" and "many" in e.fields["assignment"]]
+        assert [e.fields["assignment"]["many"]["device"] for e in moved] == ["phone", "car"]  # and not to and fro
+
+
 async def test_a_failed_read_is_tried_elsewhere_and_a_failed_once_is_not_tried_again() -> None:
     world = World()
     skills = make(world)
