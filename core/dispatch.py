@@ -30,7 +30,7 @@ AWAY_SECONDS = 20.0
 """How long a run waits for a device that alone can go on with it."""
 OVERRUN_FACTOR, OVERRUN_SLACK = 3.0, 1.0
 """A step overruns when it takes this many times its predicted time and this many seconds more."""
-MOVE_GAIN, MOVE_SECONDS = 0.1, 0.05
+MOVE_GAIN, MOVE_SECONDS = 0.05, 0.05
 """By how much a new assignment must be shorter than the one that runs: that part of it, and these seconds."""
 
 

@@ -3,6 +3,7 @@
 An armed step waits on its device until its last input arrives, from wherever, and starts then; its result goes straight
 to the devices that need it, and a report to the run's owner. Every message about a run may be repeated: what was begun
 is not begun again, the first answer stands, and a new link brings everything that the last one may have lost.
+One file because every message about a step ends in one table.
 """
 
 from __future__ import annotations

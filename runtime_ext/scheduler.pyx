@@ -188,49 +188,61 @@ cdef int _read_seconds(Sched *w, object rows, object speed) except -1:
 
 cdef int _read_links(Sched *w, bandwidth, latency) except -1:
     cdef Py_ssize_t p, q, linked = 0
-    cdef double rate
+    cdef double least, most, sum, waits
     cdef double *slow
     cdef double *wait
-    _read_table(w.per_unit, w.stride, bandwidth, w.m, w.m, "bandwidth") if w.m else None
+    if w.m:
+        _read_table(w.per_unit, w.stride, bandwidth, w.m, w.m, "bandwidth")
     if latency:
         _read_table(w.latency, w.stride, latency, w.m, w.m, "latency")
     for p in range(w.m):
         slow = w.per_unit + p * w.stride
         wait = w.latency + p * w.stride
+        slow[p] = 1
+        wait[p] = 0
+        least, most, sum, waits = 1, 0, 0, 0
         for q in range(w.m):
-            rate = slow[q]
-            slow[q] = 0
-            if p == q:
-                wait[q] = 0
-            elif rate == INFINITY:
-                wait[q] = INFINITY
-                w.sparse = True
-            else:
-                if rate == 0:
-                    raise ValueError(f"bandwidth[{p}][{q}] is 0; None means that there is no link")
-                if wait[q] == INFINITY:
-                    raise ValueError(f"latency[{p}][{q}] is None, and there is a link")
-                slow[q] = 1 / rate
-                w.mean_per_unit += slow[q]
-                w.mean_latency += wait[q]
-                linked += 1
+            least = min(least, slow[q])
+            most = max(most, max(slow[q], wait[q]))
+        if 0 < least and most < INFINITY:  # every device has a link with this one
+            for q in range(w.m):
+                slow[q] = 1 / slow[q]
+                sum += slow[q]
+                waits += wait[q]
+            w.mean_per_unit += sum - 1
+            w.mean_latency += waits
+            linked += w.m - 1
+        else:
+            linked += _read_odd_links(w, p)
+        slow[p] = 0
     if linked:
         w.mean_per_unit /= linked
         w.mean_latency /= linked
     return 0
 
 
-cdef int _missing(object rows) except -1:
-    """Whether some pair of devices has no link."""
-    cdef Py_ssize_t p, q
-    cdef PyObject **item
-    for p, row in enumerate(rows):
-        row = PySequence_Fast(row, b"a row of numbers is needed")
-        item = PySequence_Fast_ITEMS(row)
-        for q in range(PySequence_Fast_GET_SIZE(row)):
-            if p != q and <object>item[q] is None:
-                return 1
-    return 0
+cdef Py_ssize_t _read_odd_links(Sched *w, Py_ssize_t p) except -1:
+    """The links from a device that has none with some; how many it has."""
+    cdef Py_ssize_t q, linked = 0
+    cdef double *slow = w.per_unit + p * w.stride
+    cdef double *wait = w.latency + p * w.stride
+    for q in range(w.m):
+        if p == q:
+            continue
+        if slow[q] == INFINITY:
+            slow[q] = 0
+            wait[q] = INFINITY
+            w.sparse = True
+            continue
+        if slow[q] == 0:
+            raise ValueError(f"bandwidth[{p}][{q}] is 0; None means that there is no link")
+        if wait[q] == INFINITY:
+            raise ValueError(f"latency[{p}][{q}] is None, and there is a link")
+        slow[q] = 1 / slow[q]
+        w.mean_per_unit += slow[q]
+        w.mean_latency += wait[q]
+        linked += 1
+    return linked
 
 
 cdef int _read_graph(Sched *w, deps, exclusive) except -1:
@@ -401,16 +413,12 @@ cdef class Packed:
         w.stride = (w.m + 3) & ~3
         w.wide = w.lanes > w.m
         w.prices = bool(joules) or bool(carry)
-        # what going back needs is laid out where links are missing or windows close
-        w.windows = bool(available)
-        w.sparse = _missing(bandwidth)
         size = sched_layout(w, NULL)
         self.base = _borrow(&self.size, size)
         if self.base is NULL:
             raise MemoryError(f"{size} bytes for a schedule")
         sched_layout(w, self.base)
         sched_clear(w)
-        w.windows = w.sparse = 0
         _read_seconds(w, seconds, speed)
         _read_links(w, bandwidth, latency)
         _read_devices(w, slots, available)

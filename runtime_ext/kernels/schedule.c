@@ -23,7 +23,7 @@ static void *take(char *base, size_t *at, size_t size)
 size_t sched_layout(Sched *w, char *base)
 {
     size_t at = 0, n = (size_t)w->n, m = (size_t)w->m, row = (size_t)w->stride, lanes = (size_t)(w->lanes + w->groups);
-    size_t edges = (size_t)w->edges, members = (size_t)w->members, going_back = w->sparse || w->windows ? n : 0;
+    size_t edges = (size_t)w->edges, members = (size_t)w->members;
 #define TAKE(field, count) w->field = take(base, &at, (count) * sizeof *w->field)
     TAKE(seconds, n * row);
     TAKE(latency, m * row);
@@ -66,9 +66,9 @@ size_t sched_layout(Sched *w, char *base)
     TAKE(lane, n);
     TAKE(among, row);
     TAKE(critical, n);
-    TAKE(may, going_back * m);
-    TAKE(tried, going_back * m);
-    TAKE(trail, going_back * m);
+    TAKE(may, n * m);
+    TAKE(tried, n * m);
+    TAKE(trail, n * m);
     TAKE(choices, n);
     TAKE(mark, n);
     TAKE(queue, n + 1);
