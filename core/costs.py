@@ -35,12 +35,13 @@ SMALL: Final = 16_384
 class Learned:
     """The latest samples of a quantity."""
 
-    __slots__ = ("median", "samples", "values")
+    __slots__ = ("samples", "sure", "values")
 
     def __init__(self) -> None:
         self.samples: deque[tuple[float, float]] = deque()
         self.values: list[float] = []
-        self.median = 0.0
+        self.sure: float | None = None
+        """Their median, while there are enough of them."""
 
     def add(self, value: float, now: float) -> None:
         """One more sample."""
@@ -50,11 +51,12 @@ class Learned:
         while len(samples) > WINDOW or samples[0][0] < now - AGE:
             del values[bisect_left(values, samples.popleft()[1])]
         n = len(values)
-        self.median = values[n >> 1] if n & 1 else (values[n >> 1] + values[(n >> 1) - 1]) / 2
+        middle = values[n >> 1] if n & 1 else (values[n >> 1] + values[(n >> 1) - 1]) / 2
+        self.sure = middle if n >= ENOUGH else None
 
     def value(self, guess: float) -> float:
         """The median; a guess is one more sample while there are few."""
-        return self.median if len(self.values) >= ENOUGH else quantile(sorted([*self.values, guess]), 0.5)
+        return quantile(sorted([*self.values, guess]), 0.5) if self.sure is None else self.sure
 
 
 _NOTHING: Final[Mapping[str, Learned]] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from .costs import Costs
 from .device import Device, LinkQuality, Offer, short
@@ -54,13 +54,29 @@ class Job:
     """Ids of devices that may not see what it reads."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """A step's device (its id) and times, in seconds from now; negative for what began before."""
 
     device: str
     start: float
     end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A device on which a step could run, or could not: what was predicted of it, in seconds, all else as it is."""
+
+    device: str
+    """Its name."""
+    chosen: bool
+    seconds: float | None = None
+    """How long the step would run there; None, as the others, where it cannot."""
+    ready: float | None = None
+    """When its inputs would be there, from now."""
+    end: float | None = None
+    """When it would end there; on any device but the chosen one, if it were free by then."""
+    why_not: str = ""
+    """Why it cannot run there, or is not expected to end there in time."""
 
 
 @dataclass(slots=True)
@@ -88,6 +104,14 @@ class Assignment:
             KeyError: there is no such step.
         """
         return self._scene.refused(self.steps, step_id)
+
+    def candidates(self, step_id: str) -> list[Candidate]:
+        """What was predicted of the step on each device; those that could run it come first, the sooner the better.
+
+        Raises:
+            KeyError: there is no such step.
+        """
+        return self._scene.candidates(self.steps, step_id)
 
 
 def assign(
@@ -227,8 +251,11 @@ class _Scene:
                 self._locks[skill] = offer.lock
             if leaving or device_id in avoid or (wanted is not None and device_id not in wanted):
                 continue
-            guess = offer.seconds if 0 <= offer.seconds < _LONG else GUESS
             known = learned.get(device_id)
+            if known is not None and known.sure is not None:
+                row[p] = known.sure
+                continue
+            guess = offer.seconds if 0 <= offer.seconds < _LONG else GUESS
             row[p] = guess if known is None else known.value(guess)
         return row
 
@@ -291,6 +318,20 @@ class _Scene:
             if reason is not None:
                 reasons[self._name(p)] = reason
         return reasons
+
+    def candidates(self, steps: Mapping[str, Placed], step_id: str) -> list[Candidate]:
+        i, placed, refused = self.index[step_id], steps[step_id], self.refused(steps, step_id)
+        found = []
+        for p in range(len(self.devices)):
+            name, chosen, run = self._name(p), self.ids[p] == placed.device, self.seconds[i][p]
+            if name in refused or run is None:
+                found.append(Candidate(name, chosen, why_not=refused.get(name, "")))
+                continue
+            ready = self._arrival(steps, i, p)
+            busy = not chosen and self._busy(steps, step_id, p, ready, ready + run)
+            end = placed.end if chosen else ready + run
+            found.append(Candidate(name, chosen, run, ready, end, "is busy then" if busy else ""))
+        return sorted(found, key=lambda c: (c.end is None, not c.chosen, c.end or 0.0))
 
     def _unlinked(self, steps: Mapping[str, Placed], i: int, p: int) -> str | None:
         for producer, consumer, _ in self.deps:

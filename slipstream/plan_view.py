@@ -25,6 +25,10 @@ def preview(plan: Plan, found: Assignment, names: Names) -> dict[str, Any]:
                 "step": s.id, "skill": s.skill, "needs": list(s.needs), "device": names(found.steps[s.id].device),
                 "start": found.steps[s.id].start, "end": found.steps[s.id].end, "why": found.why(s.id),
                 "refused": found.refused(s.id),
+                "candidates": [
+                    {"device": c.device, "chosen": c.chosen, "seconds": c.seconds, "ready": c.ready, "end": c.end,
+                     "why_not": c.why_not} for c in found.candidates(s.id)
+                ],
             }
             for s in order(plan)
         ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from ..control import ask
 from . import output, planfile
@@ -12,6 +13,7 @@ from .parsing import state_of
 def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
     planfile.add(parser)
+    parser.add_argument("--why", action="store_true", help="for each step, what was predicted of it on every device")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -30,8 +32,30 @@ def main(args: argparse.Namespace) -> int:
             for s in plan["steps"]
         ],
     )
-    for s in plan["steps"]:
-        for device, why in s["refused"].items():
-            output.note(f"  {s['step']}: not on {device}: {why}")
+    if args.why:
+        _show_candidates(plan["steps"])
+    else:
+        for s in plan["steps"]:
+            for device, why in s["refused"].items():
+                output.note(f"  {s['step']}: not on {device}: {why}")
     output.note("run it: slip run, with the same arguments")
     return 0
+
+
+def _show_candidates(steps: list[dict[str, Any]]) -> None:
+    for s in steps:
+        print()
+        output.line(f"{s['step']} ({s['skill']}): {s['why']}")
+        output.table(
+            ("", "device", "runs", "inputs there", "would end", "why not"),
+            [
+                ("→" if c["chosen"] else "", c["device"], *(_at(c[name]) for name in ("seconds", "ready", "end")),
+                 c["why_not"])
+                for c in s["candidates"]
+            ],
+        )  # fmt: skip
+    print()
+
+
+def _at(seconds: float | None) -> str | None:
+    return None if seconds is None else output.duration(seconds)

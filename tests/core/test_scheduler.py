@@ -683,6 +683,28 @@ def test_an_extension_that_is_not_built_names_the_command_to_run(monkeypatch: py
         importlib.import_module("slipstream.core.scheduler")
 
 
+def test_of_every_device_it_says_what_was_predicted_or_why_it_cannot_be_there() -> None:
+    jobs = [Job("look", "contacts.find"), Job("go", "nav.route", ("look",))]
+    costs = Costs()
+    for name, seconds in (("car7", 0.5), ("pixel", 2.0), ("hub1", 9.0)):
+        for k in range(20):
+            costs.saw("nav.route", f"id-{name}", seconds, 1000.0, float(k))
+    found = assign(jobs, [PIXEL, CAR, HUB], costs, near)
+    go = found.candidates("go")
+    assert [(c.device, c.chosen) for c in go] == [("car7", True), ("pixel", False), ("hub1", False)]
+    assert [c.seconds for c in go] == [0.5, 2.0, 9.0]
+    assert go[0].end == found.steps["go"].end
+    assert all(c.end is not None and c.ready is not None and c.end >= c.ready for c in go)
+    look = found.candidates("look")
+    assert [(c.device, c.seconds, c.why_not) for c in look] == [
+        ("pixel", 1.0, ""), ("car7", None, "has no contacts.find"), ("hub1", None, "has no contacts.find"),
+    ]  # fmt: skip
+    busy = assign([Job(f"s{i}", "x") for i in range(3)], [device("a", "x", slots=2), device("b", "x", slots=2)], costs,
+                  near)  # fmt: skip
+    alone = next(s for s in busy.steps if [p.device for p in busy.steps.values()].count(busy.steps[s].device) == 1)
+    assert [c.why_not for c in busy.candidates(alone)] == ["", "is busy then"]
+
+
 # ---- replans
 
 

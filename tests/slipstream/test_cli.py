@@ -350,6 +350,9 @@ def test_a_plan_is_shown_before_it_runs_and_starts_nothing(at: Any, said: Any, t
         ("two", "alone", ["one"]),
     ]
     assert all(s["why"] for s in shown["plan"]["steps"])
+    (one,) = shown["plan"]["steps"][0]["candidates"]
+    assert (one["device"], one["chosen"], one["why_not"]) == ("alone", True, "")
+    assert 0 <= one["ready"] <= one["end"]
     assert said("runs", "list") == before
 
 
