@@ -86,7 +86,7 @@ class Simulator(Generic[S]):
 
     def done(self, ctx: Context, skill: str, kind: type[M]) -> M | None:
         """What this invocation gave when it already ran to its end, else None."""
-        result = self.state.ledger.get(f"{skill} {ctx.key}") if ctx.key else None
+        result = self.state.ledger.get(_entry(skill, ctx.key)) if ctx.key else None
         return None if result is None else kind.model_validate(result)
 
     def begin(self, ctx: Context, skill: str, again: bool = False) -> None:
@@ -95,7 +95,7 @@ class Simulator(Generic[S]):
         Raises:
             UnknownOutcome: this invocation began before, and how it ended is not known (law 6).
         """
-        entry = f"{skill} {ctx.key}"
+        entry = _entry(skill, ctx.key)
         if ctx.key and entry in self.state.ledger and not again:
             raise UnknownOutcome(f"{skill} began before", "it is under way, or it was cut off",
                                  "look at the device, then ask again", skill=skill)  # fmt: skip
@@ -104,7 +104,7 @@ class Simulator(Generic[S]):
 
     def finish(self, ctx: Context, skill: str, result: M) -> M:
         """Record that the act is done, and what it gave."""
-        self._record(f"{skill} {ctx.key or uuid4().hex}", result.model_dump(mode="json"))
+        self._record(_entry(skill, ctx.key or uuid4().hex), result.model_dump(mode="json"))
         return result
 
     def once(self, ctx: Context, skill: str, kind: type[M], act: Callable[[], M]) -> M:
@@ -114,7 +114,7 @@ class Simulator(Generic[S]):
 
     def outcome(self, ctx: Context, skill: str) -> Outcome:
         """Whether this invocation happened."""
-        entry = f"{skill} {ctx.key}"
+        entry = _entry(skill, ctx.key)
         if not ctx.key or (entry in self.state.ledger and self.state.ledger[entry] is None):
             return Outcome.UNKNOWN
         return Outcome.DONE if entry in self.state.ledger else Outcome.NOT_DONE
@@ -163,3 +163,8 @@ class Simulator(Generic[S]):
             why = f"{self._file}: {str(error).splitlines()[0]}"
             raise SlipError(f"the state of the simulated {self.name} cannot be read", why,
                             "delete that file to begin anew") from error  # fmt: skip
+
+
+def _entry(skill: str, key: str) -> str:
+    """The ledger's name of an invocation. A lone surrogate is escaped: as a name it would not come back from the file."""
+    return f"{skill} {key}".encode("utf-8", "backslashreplace").decode()

@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
@@ -452,6 +452,7 @@ anything = st.text(st.characters(exclude_categories=()), min_size=1, max_size=40
 @given(
     steps=st.lists(st.tuples(st.sampled_from(["copy", "show", "add", "text", "move"]), anything, anything), max_size=6)
 )
+@example([("show", "0", "\ud800")])
 @settings(max_examples=40, deadline=None)
 def test_no_text_can_break_the_state_file(steps: list[tuple[str, str, str]]) -> None:
     async def act(folder: Path) -> None:
