@@ -166,5 +166,5 @@ class Simulator(Generic[S]):
 
 
 def _entry(skill: str, key: str) -> str:
-    """The ledger's name of an invocation. A lone surrogate is escaped: as a name it would not come back from the file."""
+    """The ledger's name of an invocation; a lone surrogate is escaped, for as a name it would not come back."""
     return f"{skill} {key}".encode("utf-8", "backslashreplace").decode()
