@@ -27,6 +27,8 @@ class Armed:
     sends: set[str]
     makers: dict[str, str]
     """Which device makes each result that it waits for, as its owner says: nobody else may deliver that."""
+    priority: int = 0
+    """Of its run: what waits for a slot goes by it, among the runs of one owner."""
     sent: set[str] = field(default_factory=set)
     state: str = "armed"
     queued: bool = False

@@ -206,6 +206,7 @@ class Dispatch(Run):
         found = self._placed(jobs, fixed, now)
         if found is None:
             return
+        self._make_way(now)
         changed = {}
         for s in self.steps.values():
             if s.final or s.step.id in fixed:
@@ -252,6 +253,7 @@ class Dispatch(Run):
         }  # fmt: skip
         left = max((p.end for p in current.values()), default=0.0)
         gain = MOVE_GAIN + MOVE_SECONDS / max(left, MOVE_SECONDS)
+        others, taken = self._of_others(now)
         missing: NoDevice | None = None
         while True:
             # what is done keeps its place even when its device is gone: nothing is asked of it any more
@@ -259,8 +261,9 @@ class Dispatch(Run):
             devices = [*here, *(Device(id=g, name=self.mesh.name_of(g), kind="gone", leaving=True) for g in gone)]
             try:
                 found = assign(
-                    jobs, devices, self._desk.costs, self._link(ids), fixed=fixed, incumbent=current, gain=gain
-                )
+                    [*jobs, *others], devices, self._desk.costs, self._link(ids), fixed=fixed | taken,
+                    incumbent=current, gain=gain, apart=taken.keys(),
+                )  # fmt: skip
             except NoDevice as error:
                 s = self.steps.get(str(error.where.get("step")))
                 if s is None or not s.home or s.home in ids or s.step.id in fixed:
@@ -277,6 +280,29 @@ class Dispatch(Run):
                 else:
                     self._without_device(missing, now)
                 return found
+
+    def _of_others(self, now: float) -> tuple[list[Job], dict[str, Placed]]:
+        """What other runs of this device have done now, or before this one: it takes room."""
+        jobs, placed = [], {}
+        for run in self._desk.runs.values():
+            if run is self or run.ended.is_set():
+                continue
+            for s in run.steps.values():
+                first = s.state == "armed" and run.plan.priority >= self.plan.priority
+                if s.predicted is None or not (first or s.state == "running"):
+                    continue
+                end = s.predicted.end - now
+                if end > 0 and self.mesh.reachable(s.device):
+                    name = f"{run.id}/{s.step.id}"
+                    jobs.append(Job(name, s.step.skill))
+                    placed[name] = Placed(s.device, s.predicted.start - now, end)
+        return jobs, placed
+
+    def _make_way(self, now: float) -> None:
+        """Runs that matter less look again, now that this one is placed."""
+        for run in self._desk.runs.values():
+            if run.plan.priority < self.plan.priority and not run.ended.is_set():
+                run.replan(f"{self.plan.goal} goes first")
 
     def _link(self, here: set[str]) -> Callable[[str, str], LinkQuality | None]:
         def link(a: str, b: str) -> LinkQuality | None:

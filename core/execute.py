@@ -124,7 +124,7 @@ class Executor:
             armed = Armed(
                 item["id"], item["epoch"], item["key"], item["skill"], item["args"], tuple(item["needs"]),
                 tuple(item["reads"]), item["when"], item["for_each"], item["seconds"], set(item["sends"]),
-                dict(item["from"]),
+                dict(item["from"]), item.get("priority", 0),
             )  # fmt: skip
             run.steps[armed.step] = armed
             armed.fresh = before is None
@@ -257,7 +257,10 @@ class Executor:
 
     def _start(self) -> None:
         while self._ready and self.running < self.slots:
-            run, armed = self._ready.pop(0)
+            owner = self._ready[0][0].owner  # between owners it is first come, first served
+            at = max(range(len(self._ready)), key=lambda i: (self._ready[i][0].owner == owner,
+                                                             self._ready[i][1].priority, -i))  # fmt: skip
+            run, armed = self._ready.pop(at)
             armed.queued = False
             if run.steps.get(armed.step) is not armed:  # it was given back, or armed anew
                 continue

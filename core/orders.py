@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
-from .plan import STEPS_LIMIT
+from .plan import PRIORITIES, STEPS_LIMIT
 
 KEY_LIMIT = 300
 _STEP: dict[str, type | tuple[type, ...]] = {
@@ -62,6 +62,9 @@ def _check_step(run: str, item: Any) -> None:
         raise ValueError("its seconds are out of range")
     if (when := item["when"]) is not None and (when["op"] not in _OPS or not {"left", "right"} <= when.keys()):
         raise ValueError("its condition has no operator, or not two sides")
+    priority = item.get("priority", 0)
+    if type(priority) is not int or priority not in range(PRIORITIES):
+        raise ValueError("its priority is out of range")
     for_each = item["for_each"]
     if isinstance(for_each, dict) and not (set(for_each) == {"$ref"} and isinstance(for_each["$ref"], str)):
         raise ValueError("what it goes through is no reference")

@@ -19,6 +19,7 @@ from .errors import UsageError
 from .skill import nearest
 
 STEPS_LIMIT = 1000
+PRIORITIES = 10
 ITEMS_LIMIT = 1000
 DEPTH_LIMIT = 16
 _ID = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -114,6 +115,8 @@ class Plan:
     inputs: dict[str, Any] = field(default_factory=dict)
     output: dict[str, Any] = field(default_factory=dict)
     deadline_ms: int | None = None
+    priority: int = 0
+    """0 to 9: steps of a plan with a higher one go before those of others that have not begun."""
     on_failure: Literal["compensate", "stop", "replan"] = "stop"
     planner: str = "file"
 
@@ -194,6 +197,8 @@ def _check_graph(plan: Plan) -> None:
         raise _wrong(None, "steps", "there are none", "add a step: {\"id\": \"...\", \"skill\": \"...\"}")  # fmt: skip
     if len(plan.steps) > STEPS_LIMIT:
         raise _wrong(None, "steps", f"{len(plan.steps)} are more than {STEPS_LIMIT}", "split the plan")
+    if plan.priority not in range(PRIORITIES):
+        raise _wrong(None, "priority", f"must be from 0 to {PRIORITIES - 1}", "0 for what can wait")
     ids: dict[str, Step] = {}
     for step in plan.steps:
         if not _ID.fullmatch(step.id) or step.id in ("inputs", "item"):

@@ -82,6 +82,8 @@ class Desk:
     costs: Costs
     clock: Callable[[], float]
     wall: Callable[[], float]
+    runs: Mapping[str, Run] = field(default_factory=dict)
+    """The runs of this device, by id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +331,8 @@ class Run:
             "args": plans.fill(step.args, inputs), "needs": list(step.needs),
             "reads": list(step.data_needs), "when": when,
             "for_each": plans.fill(step.for_each, inputs) if step.for_each else None,
-            "seconds": left, "sends": sorted(receivers), "from": {need: self.steps[need].device for need in step.needs},
+            "seconds": left, "priority": self.plan.priority, "sends": sorted(receivers),
+            "from": {need: self.steps[need].device for need in step.needs},
         }  # fmt: skip
 
 

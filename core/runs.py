@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from . import plan as plans
 from .dispatch import Dispatch
@@ -22,8 +23,8 @@ class Runs:
     """All runs that this device owns."""
 
     def __init__(self, desk: Desk, new_id: Callable[[], str]) -> None:
-        self._desk, self._new_id = desk, new_id
         self.by_id: dict[str, Dispatch] = {}
+        self._desk, self._new_id = replace(desk, runs=self.by_id), new_id
 
     async def check(self, plan: Plan) -> Checked:
         """Check a plan against the skills of the mesh, and that nothing can go where it may not.

@@ -117,14 +117,14 @@ class Assignment:
 def assign(
     jobs: Sequence[Job], devices: Sequence[Device], costs: Costs, link: Callable[[str, str], LinkQuality | None], *,
     fixed: Mapping[str, Placed] | None = None, incumbent: Mapping[str, Placed] | None = None, gain: float = 0.0,
-    work: int = WORK,
+    apart: Set[str] = frozenset(), work: int = WORK,
 ) -> Assignment:  # fmt: skip
     """Assign every job to a device of the mesh.
 
     `link(p, q)` is the quality of the link from p to q, None if there is none; `fixed` are the jobs that are done or
     run already, `incumbent` where the others are placed now: that stays unless something else is shorter by more than
-    the part `gain`, or misses fewer deadlines. `work` is how much may be tried. Equal choices go to the device with
-    most of the inputs, then to the earlier one in `devices`.
+    the part `gain`, or misses fewer deadlines. `apart` are fixed jobs of other plans, which only take room. `work` is
+    how much may be tried. Equal choices go to the device with most of the inputs, then to the earlier one in `devices`.
 
     Raises:
         NoDevice: a job can run nowhere; it says for each device why not.
@@ -135,6 +135,7 @@ def assign(
         packed = Packed(
             scene.seconds, scene.deps, scene.bandwidth, scene.latency, scene.slots, (), scene.exclusive, scene.fixed,
             {i: job.deadline for i, job in enumerate(jobs) if job.deadline is not None},
+            apart=[scene.index[job_id] for job_id in apart],
         )  # fmt: skip
         now = scene.numbered(incumbent) if incumbent else None
         device, start, end, late, makespan, *_ = packed.solve(work, incumbent=now, margin=gain)

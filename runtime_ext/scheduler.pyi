@@ -23,6 +23,7 @@ class Packed:
         joules: Sequence[Sequence[float]] = (),
         carry: Sequence[Sequence[float]] = (),
         speed: Sequence[float] = (),
+        apart: Collection[int] = (),
     ) -> None: ...
     def solve(
         self,

@@ -373,7 +373,7 @@ cdef class Packed:
     (m) of (from, to or None). exclusive: groups of steps, no two of a group overlap. fixed: step -> (device, start,
     end), as it was or is; its own inputs are not looked at. deadlines: step -> time, and weights: step -> what a miss
     weighs, else 1. speed: (m), if given, a row of seconds may be a float, the cost of its step, which takes cost / speed.
-    joules: (n, m), what a run costs; carry: (m, m), what moving a unit of size costs. What is empty
+    apart: fixed steps of other plans, which take room and count for nothing else. joules: (n, m), what a run costs; carry: (m, m), what moving a unit of size costs. What is empty
     means 0, 1, always, none.
 
     Raises:
@@ -386,7 +386,7 @@ cdef class Packed:
 
     def __init__(
         self, seconds, deps, bandwidth, latency=(), slots=(), available=(), exclusive=(), fixed=None, deadlines=None,
-        weights=None, joules=(), carry=(), speed=(),
+        weights=None, joules=(), carry=(), speed=(), apart=(),
     ):
         cdef Sched *w = &self.w
         cdef size_t size = 0, n = len(seconds), m = len(bandwidth), g = len(exclusive), members = 0, lanes = m
@@ -423,6 +423,10 @@ cdef class Packed:
         _read_links(w, bandwidth, latency)
         _read_devices(w, slots, available)
         _read_fixed(w, fixed or {})
+        for step in apart:
+            if not w.fixed[_index(step, w.n, "apart")]:
+                raise ValueError(f"apart names step {step}, which is not fixed")
+            w.fixed[<int>step] = 2
         _read_deadlines(w, deadlines or {}, weights)
         _read_graph(w, deps, exclusive)
         if joules:

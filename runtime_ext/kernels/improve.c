@@ -200,7 +200,7 @@ static void lanes_at_first(Sched *w)
             continue;
         w->till[i] = till;
         w->on[i] = w->device[i];
-        w->latest[0] = till > w->latest[0] ? till : w->latest[0];
+        w->latest[0] = w->fixed[i] == 1 && till > w->latest[0] ? till : w->latest[0];
         if (w->deadlines && till > w->deadline[i]) {
             w->late[0] += w->weight[i];
             w->tardy[0] += w->weight[i] * (till - w->deadline[i]);

@@ -110,7 +110,7 @@ double sched_bound(Sched *w)
         const double *seconds = w->seconds + (size_t)i * w->stride;
         double least = INFINITY, cheapest = INFINITY;
         if (w->fixed[i]) {
-            most = w->end[i] > most ? w->end[i] : most;
+            most = w->fixed[i] == 1 && w->end[i] > most ? w->end[i] : most;
             continue;
         }
         for (int p = 0; p < w->m; p++) {

@@ -158,6 +158,8 @@ Score sched_score(const Sched *w, const int *device, const double *end)
 {
     Score score = {0};
     for (int i = 0; i < w->n; i++) {
+        if (w->fixed[i] == 2)
+            continue;
         score.makespan = end[i] > score.makespan ? end[i] : score.makespan;
         if (w->deadlines && end[i] > w->deadline[i]) {
             score.late += w->weight[i];

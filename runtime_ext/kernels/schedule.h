@@ -58,7 +58,7 @@ typedef struct {
     int *after_at, *after;   /* CSR: what waits for step i */
     double *after_size;
     int *group_at, *group;   /* CSR: the groups of step i */
-    unsigned char *fixed;    /* (n), done or running: device, start and end are given */
+    unsigned char *fixed;    /* (n), device, start and end are given: 1 done or running, 2 another plan's, takes room only */
 
     /* worked out of it */
     double *mean, *least; /* (n), of the run times */

@@ -33,6 +33,7 @@ REPORT: dict[str, Any] = {
 NUMBERS = [nan, inf, -inf, -1, -0.5]
 WRONG_STEP: dict[str, list[Any]] = {
     "id": [None, 7, b"s", ["s"], LONG, "t"], "epoch": [None, "1", 1.0, True, -1, 2**53, nan],
+    "priority": [None, "1", True, 1.0, -1, 10, 2**53, nan],
     "key": [None, 7, b"r/s/0", "", "r/s", "r/t/0", "q/s/0", LONG, "r/s/" + LONG], "skill": [None, 7, LONG],
     "args": [None, [], "x", 7], "needs": [None, "ab", {}, [7], [LONG], [["a"]], ["b"], [], MANY],
     "reads": [None, "a", [7], ["c"], ["a", LONG], MANY],

@@ -54,6 +54,8 @@ FIND = {"id": "find", "skill": "place.find", "args": {"text": "x"}}
         ({"goal": "x", "steps": [{**FIND, "args": {"text": {"$ref": "item"}}}]}, "find", "args.text", "for_each"),
         ({"goal": "x", "steps": [{**FIND, "args": {"text": {"$ref": "inputs.t"}}}]}, "find", "args.text", "no input"),
         ({"goal": "x", "steps": [{**FIND, "deadline_ms": 0}]}, "find", "deadline_ms", "more than 0"),
+        ({"goal": "x", "priority": 10, "steps": [FIND]}, None, "priority", "from 0 to 9"),
+        ({"goal": "x", "priority": -1, "steps": [FIND]}, None, "priority", "from 0 to 9"),
         ({"goal": "x", "steps": [{**FIND, "when": {"op": "like", "left": 1}}]}, "find", "when.op", "'eq'"),
         ({"goal": "x", "steps": [FIND], "output": {"o": {"$ref": "other"}}}, None, "output.o", "no step other"),
         ({"goal": "x", "steps": [{**FIND, "after": ["find"]}]}, "find", "needs", "find waits for find"),

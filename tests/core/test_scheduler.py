@@ -756,6 +756,18 @@ def test_what_was_planned_must_fit_the_steps(devices: list[int], starts: list[fl
         Packed([[1.0], [1.0]], [], [[None]]).solve(1, incumbent=(devices, starts))
 
 
+def test_what_other_plans_do_takes_room_and_counts_for_nothing_else() -> None:
+    seconds, links = [[1.0, 5.0], [3.0, 3.0]], full(2)
+    for work in (0, 2000):
+        packed = Packed(seconds, [], links, fixed={1: (0, 0.0, 3.0)}, apart=[1])
+        device, start, end, late, makespan, *_ = packed.solve(work)
+        assert (device, start[0], end[0], late, makespan) == ([0, 0], 3.0, 4.0, [], 4.0)
+        far = Packed(seconds, [], links, fixed={1: (0, 50.0, 90.0)}, apart=[1]).solve(work)
+        assert (far[0], far[1][0], far[4], far[5], far[6]) == ([0, 0], 0.0, 1.0, 1.0, True)
+    with pytest.raises(ValueError, match="not fixed"):
+        Packed(seconds, [], links, apart=[0])
+
+
 # ---- many free steps
 
 

@@ -275,6 +275,30 @@ async def test_a_step_that_waits_behind_others_that_take_longer_than_was_thought
         assert [e.fields["assignment"]["many"]["device"] for e in moved] == ["phone", "car"]  # and not to and fro
 
 
+async def test_an_urgent_plan_goes_before_what_has_not_begun_and_around_what_has() -> None:
+    world = World()
+    skills = make(world)
+    async with testing.mesh("phone", "car", skills={name: skills.values() for name in ("phone", "car")}) as m:
+        for name in ("phone", "car"):
+            for skill_name in ("num.one", "num.many"):
+                for _ in range(40):
+                    m["phone"].costs.saw(skill_name, m[name].id, 10.0, 100, anyio.current_time())
+        world.seconds.update(one=10, many=10)
+        slow = {"goal": "slow", "steps": [step(f"s{i}", "num.one", "car") for i in range(12)]}
+        first = await m["phone"].start(load(slow))
+        await anyio.sleep(5)
+        urgent = {"goal": "urgent", "priority": 9, "steps": [step("now", "num.many", "car", args={"count": 1})]}
+        second = await m["phone"].start(load(urgent))
+        free = await m["phone"].start(load({"goal": "free", "steps": [step("x", "num.many", args={"count": 1})]}))
+        for run in (first, second, free):
+            await run.ended.wait()
+            assert run.state == "done", run.error
+        # what had begun went on, the free step went where there was room, and the urgent one was of the next four
+        assert world.did[:5] == [*[("one", "car")] * 4, ("many", "phone")]
+        assert ("many", "car") in world.did[5:9]
+        assert world.count("one") == 12
+
+
 async def test_a_failed_read_is_tried_elsewhere_and_a_failed_once_is_not_tried_again() -> None:
     world = World()
     skills = make(world)
