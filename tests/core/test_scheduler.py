@@ -264,7 +264,7 @@ def shorter(p: Problem, limit: float) -> bool:
 
 
 @settings(unhurried, max_examples=60)
-@given(problems(n_max=6))
+@given(problems(n_max=7))
 def test_of_small_problems_the_shortest_schedule_is_found(problem: Problem) -> None:
     problem = replace(problem, fixed={}, deadlines={}, deps=[d for d in problem.deps if d[0] < d[1]])
     found = solved(problem, 300_000)
