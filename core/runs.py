@@ -58,6 +58,7 @@ class Runs:
         blind = blind_to_personal(mesh)
         jobs = [
             Job(s.id, s.skill, s.needs, together.get(s.id, s.on),
+                None if plan.deadline_ms is None else plan.deadline_ms / 1000,
                 blind=blind if s.id in checked.flows.personal else frozenset())
             for s in plan.steps
         ]  # fmt: skip

@@ -24,6 +24,8 @@ def main(args: argparse.Namespace) -> int:
         return 0
     plan = answer["plan"]
     output.line(f"{plan['goal']}: about {output.duration(plan['seconds'])}")
+    if plan["late"]:
+        output.note(f"  likely too late for its deadline: {', '.join(plan['late'])}")
     print()
     output.table(
         ("step", "skill", "on", "from", "to", "why"),
