@@ -13,6 +13,7 @@ import random
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
 from pathlib import Path
 from statistics import geometric_mean, median
@@ -70,6 +71,16 @@ def numbers(n: int, m: int, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def heft(problem: dict[str, Any]) -> None:
+    """HEFT from Python's numbers."""
+    Packed(**problem).heft()
+
+
+def replan(problem: dict[str, Any], was: tuple[list[int], list[float]]) -> None:
+    """From Python's numbers to a plan that can go on."""
+    Packed(**problem).solve(1, incumbent=was)
+
+
 def each(calls: Sequence[Callable[[], object]]) -> float:
     """The median over rounds of what one call takes, in µs, if they are made in turn."""
     rounds = []
@@ -88,16 +99,15 @@ def speed() -> dict[str, float]:
         made = [numbers(n, m, seed) for seed in range(max(3, min(PLANS, 20_000 // (n * m))))]
         packed = [Packed(**problem) for problem in made]
         times = max(1, 100_000 // (n * m))
-        hot = repeat(lambda packed=packed, times=times: packed[0].heft(times), number=1, repeat=ROUNDS)  # type: ignore[misc]
+        hot = repeat(partial(packed[0].heft, times), number=1, repeat=ROUNDS)
         figures[f"heft_{n}x{m}_hot_us"] = median(hot) / times * 1e6
         figures[f"heft_{n}x{m}_cold_us"] = each([p.heft for p in packed])
-        figures[f"heft_{n}x{m}_cold_with_packing_us"] = each([lambda p=p: Packed(**p).heft() for p in made])  # type: ignore[misc]
+        figures[f"heft_{n}x{m}_cold_with_packing_us"] = each([partial(heft, p) for p in made])
         figures[f"arena_{n}x{m}_mb"] = packed[0].memory / 1e6
     plans = []
     for seed in range(PLANS):
         jobs, devices, costs, links = mesh(seed)
-        look: Callable[[str, str], LinkQuality | None] = lambda p, q, links=links: links.get((p, q))  # type: ignore[misc]  # noqa: E731
-        plans.append(lambda a=jobs, b=devices, c=costs, d=look: assign(a, b, c, d, work=0))  # type: ignore[misc]
+        plans.append(partial(assign, jobs, devices, costs, lambda p, q, links=links: links.get((p, q)), work=0))
     figures[f"assign_{STEPS}x{DEVICES}_cold_us"] = each(plans)
     replans, alone = [], []
     for seed in range(PLANS):
@@ -109,8 +119,8 @@ def speed() -> dict[str, float]:
         ]
         left = problem | {"seconds": rows}
         was = [-1 if p == gone else p for p in device], start
-        replans.append(lambda left=left, was=was: Packed(**left).solve(1, incumbent=was))  # type: ignore[misc]
-        alone.append(lambda packed=Packed(**left), was=was: packed.solve(1, incumbent=was))  # type: ignore[misc]
+        replans.append(partial(replan, left, was))
+        alone.append(partial(Packed(**left).solve, 1, incumbent=was))
     figures["replan_100x10_us"], figures["replan_100x10_with_packing_us"] = each(alone), each(replans)
     draw = random.Random(1)
     candidates = array("i", [draw.randrange(FLEET_DEVICES) for _ in range(FLEET * CANDIDATES)])
