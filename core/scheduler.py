@@ -35,6 +35,8 @@ SAFE: Final = 0.9
 """Of run times, for deadlines: a plan is made on medians, and promised on this quantile."""
 OFFERS_KEPT: Final = 256
 """Devices whose offers are remembered by name."""
+_LARGE: Final = 1e12
+"""Bytes; no output is larger."""
 _LONG: Final = 86_400.0
 """Seconds; what a device announces above that makes no sense."""
 
@@ -214,7 +216,7 @@ class _Scene:
                 producer = index.get(need)
                 if producer is None:
                     raise UsageError(f"step {job.id} needs {need}", "there is no such step", step=job.id, field="needs")
-                self.deps.append((producer, i, sizes[producer]))
+                self.deps.append((producer, i, min(sizes[producer], _LARGE)))
         self.exclusive = list(locked.values())
 
     def numbered(self, placed: Mapping[str, Placed]) -> tuple[list[int], list[float]]:
@@ -238,7 +240,7 @@ class _Scene:
                 # what a device tells of its links may be any number at all
                 rtt, rate = quality.rtt, quality.bandwidth
                 delays.append(rtt / 2 if rtt is not None and 0 <= rtt < _LONG else RTT / 2)
-                rates.append(rate if rate is not None and 1 <= rate < inf else BANDWIDTH)
+                rates.append(min(rate, _LARGE) if rate is not None and 1 <= rate < inf else BANDWIDTH)
             self.bandwidth.append(rates + [None] * gone)
             self.latency.append(delays + [0.0] * gone)
         for _ in range(gone):
@@ -258,10 +260,10 @@ class _Scene:
                 continue
             known = learned.get(device_id)
             if known is not None and known.sure is not None:
-                row[p] = known.sure
+                row[p] = min(known.sure, _LONG)
                 continue
             guess = offer.seconds if 0 <= offer.seconds < _LONG else GUESS
-            row[p] = guess if known is None else known.value(guess)
+            row[p] = guess if known is None else min(known.value(guess), _LONG)
         return row
 
     def _asked(self, job: Job) -> Set[str] | None:

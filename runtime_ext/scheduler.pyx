@@ -82,6 +82,8 @@ sched_begin()
 cdef enum:
     LARGEST = 50_000_000  # cells of the largest table
 
+cdef double MOST = 1e15   # of any number: sums of what is allowed stay finite, and their differences exact enough
+
 
 _RULES = {
     "device": "no device can run it",
@@ -118,8 +120,8 @@ cdef inline double _number(object x, str name, Py_ssize_t a, Py_ssize_t b) excep
         return INFINITY
     else:
         value = x
-    if not 0 <= value < INFINITY:
-        raise ValueError(f"{name}[{a}][{b}] is {x!r}; it must be finite and at least 0")
+    if not 0 <= value <= MOST:
+        raise ValueError(f"{name}[{a}][{b}] is {x!r}; it must be finite and at least 0, and at most {MOST:g}")
     return value
 
 
@@ -152,7 +154,7 @@ cdef int _read_table(double *table, int stride, object rows, Py_ssize_t n, Py_ss
         for p in range(m):
             if PyFloat_CheckExact(<object>item[p]):
                 value = PyFloat_AS_DOUBLE(<object>item[p])
-                if 0 <= value < INFINITY:
+                if 0 <= value <= MOST:
                     table[i * stride + p] = value
                     continue
             table[i * stride + p] = _number(<object>item[p], name, i, p)
@@ -172,14 +174,14 @@ cdef int _read_seconds(Sched *w, object rows, object speed) except -1:
         raise ValueError(f"speed has {len(speed)} entries for {w.m} devices")
     for p in range(w.m):
         w.opens[p] = _number(speed[p], "speed", p, 0)
-        if not 0 < w.opens[p] < INFINITY:
-            raise ValueError(f"speed[{p}] is {speed[p]!r}; it must be finite and above 0")
+        if not 1 / MOST <= w.opens[p] < INFINITY:
+            raise ValueError(f"speed[{p}] is {speed[p]!r}; it must be finite and at least {1 / MOST:g}")
     for i in range(w.n):
         row = w.seconds + i * w.stride
         if type(<object>line[i]) is float:
             cost = _number(<object>line[i], "seconds", i, 0)
             for p in range(w.m):
-                row[p] = cost / w.opens[p]
+                row[p] = min(cost / w.opens[p], MOST)
         else:
             _read_table(row, w.stride, (<object>line[i],), 1, w.m, "seconds")
     memset(w.opens, 0, w.stride * sizeof(double))
@@ -204,7 +206,7 @@ cdef int _read_links(Sched *w, bandwidth, latency) except -1:
         for q in range(w.m):
             least = min(least, slow[q])
             most = max(most, max(slow[q], wait[q]))
-        if 0 < least and most < INFINITY:  # every device has a link with this one
+        if 1 / MOST <= least and most < INFINITY:  # every device has a link with this one
             for q in range(w.m):
                 slow[q] = 1 / slow[q]
                 sum += slow[q]
@@ -234,8 +236,8 @@ cdef Py_ssize_t _read_odd_links(Sched *w, Py_ssize_t p) except -1:
             wait[q] = INFINITY
             w.sparse = True
             continue
-        if slow[q] == 0:
-            raise ValueError(f"bandwidth[{p}][{q}] is 0; None means that there is no link")
+        if slow[q] < 1 / MOST:
+            raise ValueError(f"bandwidth[{p}][{q}] is {slow[q]!r}, too little; None means that there is no link")
         if wait[q] == INFINITY:
             raise ValueError(f"latency[{p}][{q}] is None, and there is a link")
         slow[q] = 1 / slow[q]
@@ -290,7 +292,7 @@ cdef int _read_fixed(Sched *w, fixed) except -1:
         w.device[i] = _index(device, w.m, "fixed")
         w.start[i] = begin
         w.end[i] = end
-        if not -INFINITY < w.start[i] <= w.end[i] < INFINITY:
+        if not -MOST <= w.start[i] <= w.end[i] <= MOST:
             raise ValueError(f"fixed[{i}] goes from {begin!r} to {end!r}")
     return 0
 
@@ -311,7 +313,7 @@ cdef int _read_deadlines(Sched *w, deadlines, weights) except -1:
         for key, weight in weights.items():
             i = _index(key, w.n, "weights")
             w.weight[i] = _number(weight, "weights", i, 0)
-            if not 0 < w.weight[i] < INFINITY:
+            if not 0 < w.weight[i] <= MOST:
                 raise ValueError(f"weights[{key}] is {weight!r}; it must be finite and above 0")
     return 0
 
@@ -383,6 +385,8 @@ cdef class Packed:
     cdef Sched w
     cdef char *base
     cdef size_t size
+    cdef bint packed
+    cdef bint busy
 
     def __init__(
         self, seconds, deps, bandwidth, latency=(), slots=(), available=(), exclusive=(), fixed=None, deadlines=None,
@@ -434,6 +438,7 @@ cdef class Packed:
         if carry:
             _read_table(w.carry, w.stride, carry, m, m, "carry")
         sched_prepare(w)
+        self.packed = True
 
     def __dealloc__(self):
         _give_back(self.base, self.size)
@@ -456,14 +461,18 @@ cdef class Packed:
         w.work = w.look_at = 0
         w.expired = 0
         w.work_limit = work if work or not budget_us else <int64_t>1 << 62
-        w.deadline_ns = sched_now() + <int64_t>(budget_us * 1000) if budget_us else 0
+        if not 0 <= budget_us < INFINITY or work < 0:
+            raise ValueError(f"a budget of {budget_us} us and {work} units of work; both must be finite and at least 0")
+        w.deadline_ns = sched_now() + <int64_t>(min(budget_us, 1e12) * 1000) if budget_us else 0
         w.proven = 0
         w.incumbent = incumbent is not None
         w.margin = margin
         if incumbent is not None:
             self._read_incumbent(incumbent[0], incumbent[1])
+        self.busy = True
         with nogil:
             status = sched_solve(w)
+        self.busy = False
         if status == SCHED_CYCLE:
             raise ValueError(f"step {w.failed} waits for itself, through others")
         if status != SCHED_OK:
@@ -471,8 +480,10 @@ cdef class Packed:
         return self._found()
 
     cdef Sched *_packed(self) except NULL:
-        if self.base is NULL:
+        if not self.packed:
             raise ValueError("nothing is packed")
+        if self.busy:
+            raise ValueError("another thread solves it")
         return &self.w
 
     cdef int _read_incumbent(self, device, start) except -1:
@@ -482,7 +493,7 @@ cdef class Packed:
             raise ValueError(f"the incumbent has {len(device)} devices and {len(start)} times for {self.w.n} steps")
         for i in range(self.w.n):
             begin = start[i]
-            if not -INFINITY < begin < INFINITY:
+            if not -MOST <= begin <= MOST:
                 raise ValueError(f"the incumbent starts step {i} at {start[i]!r}")
             self.w.device_now[i] = device[i]
             self.w.start_now[i] = begin
@@ -512,9 +523,15 @@ cdef class Packed:
         cdef double makespan = 0
         if w.sparse or w.windows:
             raise ValueError("this pass is for problems in which every device reaches every other, always")
+        if times < 1:
+            raise ValueError(f"times is {times}; once is the least")
+        self.busy = True
         with nogil:
             for x in range(times):
                 status = sched_heft(w)
+        self.busy = False
+        if status == SCHED_NO_DEVICE:
+            raise ValueError(f"step {w.failed} can run nowhere")
         if status == SCHED_CYCLE:
             raise ValueError(f"step {w.failed} waits for itself, through others")
         for x in range(w.n):

@@ -232,11 +232,16 @@ static int adopt(Sched *w, Search *s)
 /* Take a schedule over as the state: its sequence is that of its start times. */
 static int take_over(Sched *w, Search *s, const int *device, const double *start)
 {
-    double latest = 0;
+    double latest = 0, *from = w->till_was;
+    for (int x = 0; x < w->n; x++) { /* rising along every edge, whatever a rounding did: then the order is topological */
+        int i = w->topological[x];
+        from[i] = start[i];
+        for (int e = w->before_at[i]; e < w->before_at[i + 1]; e++)
+            from[i] = from[w->before[e]] > from[i] ? from[w->before[e]] : from[i];
+        latest = from[i] > latest ? from[i] : latest;
+    }
     for (int i = 0; i < w->n; i++)
-        latest = start[i] > latest ? start[i] : latest;
-    for (int i = 0; i < w->n; i++)
-        w->shaken[i] = latest - start[i];
+        w->shaken[i] = latest - from[i];
     sched_arrange(w, w->shaken);
     memcpy(w->sequence, w->order, (size_t)w->free * sizeof *w->order);
     for (int k = 0; k < w->free; k++)
@@ -551,13 +556,6 @@ int sched_take_incumbent(Sched *w)
             if (seconds[q] < seconds[p])
                 p = q;
         w->device_now[i] = p;
-    }
-    for (int x = 0; x < w->n; x++) { /* a sequence by these times is topological, whatever they were */
-        int i = w->topological[x];
-        for (int e = w->before_at[i]; e < w->before_at[i + 1]; e++) {
-            double before = w->start_now[w->before[e]];
-            w->start_now[i] = before > w->start_now[i] ? before : w->start_now[i];
-        }
     }
     if (!take_over(w, &s, w->device_now, w->start_now))
         return 0;

@@ -131,9 +131,8 @@ void sched_empty(Sched *w)
         w->gap[lane] = 0;
     }
     if (w->free < w->n)
-        for (int i = 0; i < w->n; i++) {
-            if (!w->fixed[i])
-                continue;
+        for (int x = 0; x < w->given; x++) {
+            int i = w->by_start[x];
             int p = w->device[i], best = w->lane_at[p];
             for (int lane = best; lane < w->lane_at[p + 1]; lane++) { /* the fullest that is free by then, or the first */
                 double till = reached(w, lane), other = reached(w, best), t = w->start[i];
@@ -447,6 +446,11 @@ int sched_place(Sched *w, int looking, double eager, int prefer)
             p = choose(w, i, looks(w, i, looking), eager, liked, NULL, &at);
         else
             p = choose_plainly(w, i, looks(w, i, looking), eager, &at);
+        if (p < 0) {
+            w->failed = i;
+            w->rule = SCHED_NO_DEVICE;
+            return 0;
+        }
         put(w, i, p, at);
         enter(w, i);
     }
@@ -476,7 +480,10 @@ int sched_first(Sched *w)
 {
     int emptied;
     for (int i = 0; i < w->n; i++) {
-        if (!w->fixed[i] && w->choices[i] == 0) {
+        int count = w->fixed[i];
+        for (int p = 0; p < w->m && !count; p++)
+            count = w->seconds[(size_t)i * w->stride + p] < INFINITY;
+        if (!count) {
             w->failed = i;
             return SCHED_NO_DEVICE;
         }

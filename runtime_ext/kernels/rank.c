@@ -124,6 +124,12 @@ double sched_bound(Sched *w)
         cheap += cheapest;
         most = least > most ? least : most;
     }
+    if (w->m > TABLE && any) {
+        sched_ranks(w, w->least, 0, 0, w->down);
+        for (int i = 0; i < w->n; i++)
+            if (!w->fixed[i] && opens + w->down[i] > most)
+                most = opens + w->down[i];
+    }
     work /= w->lanes;
     if (sum > 0 && cheap < INFINITY && cheap / sum > work)
         work = cheap / sum;

@@ -64,6 +64,7 @@ size_t sched_layout(Sched *w, char *base)
     TAKE(order, n);
     TAKE(heap, n);
     TAKE(lane, n);
+    TAKE(by_start, n);
     TAKE(among, row);
     TAKE(critical, n);
     TAKE(may, n * m);
@@ -150,6 +151,16 @@ void sched_prepare(Sched *w)
         w->least[i] = count ? least : 0;
     }
     w->allowed_at[w->n] = filled;
+    w->given = 0;
+    for (int i = 0; i < w->n; i++) {
+        int x = w->given;
+        if (!w->fixed[i])
+            continue;
+        for (; x > 0 && w->start[w->by_start[x - 1]] > w->start[i]; x--)
+            w->by_start[x] = w->by_start[x - 1];
+        w->by_start[x] = i;
+        w->given++;
+    }
 }
 
 /* ---- what is kept ---------------------------------------------------------------------------------------------- */
@@ -196,8 +207,9 @@ int sched_beats(const Score *a, const Score *b)
 int sched_keep(Sched *w)
 {
     Score score = sched_score(w, w->device, w->end);
-    if (!sched_beats(&score, &w->kept))
+    if (w->found && !sched_beats(&score, &w->kept))
         return 0;
+    w->found = 1;
     w->kept = score;
     memcpy(w->device_kept, w->device, (size_t)w->n * sizeof *w->device);
     memcpy(w->start_kept, w->start, (size_t)w->n * sizeof *w->start);
@@ -229,14 +241,14 @@ int sched_over(Sched *w)
 
 static void prove(Sched *w)
 {
-    w->proven = w->kept.late == 0 && w->kept.makespan <= w->bound * (1 + 1e-12) && !w->prices;
+    w->proven = w->found && w->kept.late == 0 && w->kept.makespan <= w->bound * (1 + 1e-12) && !w->prices;
 }
 
 /* ---- the portfolio --------------------------------------------------------------------------------------------- */
 
 static int attempt(Sched *w, int looking, int prefer)
 {
-    if (w->incumbent && sched_over(w)) /* there is one already */
+    if (w->found && (w->incumbent || w->deadline_ns) && sched_over(w)) /* there is one already */
         return 0;
     w->work += (int64_t)w->free * (w->m / 4 + 2);
     if (sched_place(w, looking, 1.0, prefer) != 1)
@@ -371,7 +383,7 @@ int sched_solve(Sched *w)
     int rule;
     if (!sched_sort(w))
         return SCHED_CYCLE;
-    w->kept.late = INFINITY;
+    w->found = 0;
     w->bound = 0;
     w->looked = 0;
     sched_ranks(w, w->mean, w->mean_latency, w->mean_per_unit, w->up);
@@ -385,9 +397,11 @@ int sched_solve(Sched *w)
         memcpy(w->start_now, w->start_kept, (size_t)w->n * sizeof *w->start);
     }
     look(w);
-    if ((rule = sched_first(w)) != SCHED_OK)
-        return rule;
-    portfolio(w);
+    rule = sched_first(w);
+    if (rule == SCHED_OK)
+        portfolio(w);
+    if (!w->found)
+        return rule == SCHED_OK ? SCHED_NO_DEVICE : rule;
     if (!sched_over(w))
         sched_improve(w);
     if (w->incumbent)
@@ -398,6 +412,11 @@ int sched_solve(Sched *w)
 
 int sched_heft(Sched *w)
 {
+    for (int i = 0; i < w->n; i++)
+        if (!w->fixed[i] && w->choices[i] == 0) {
+            w->failed = i;
+            return SCHED_NO_DEVICE;
+        }
     if (!sched_sort(w))
         return SCHED_CYCLE;
     sched_ranks(w, w->mean, w->mean_latency, w->mean_per_unit, w->up);

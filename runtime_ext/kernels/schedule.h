@@ -80,6 +80,8 @@ typedef struct {
     int free;             /* how many those are */
     int *heap;            /* (n) */
     int *lane;            /* (n), where it runs */
+    int *by_start;        /* (n), the steps that are given, in the order of their starts */
+    int given;            /* how many those are */
     unsigned char *among; /* (stride), the devices that are preferred */
     unsigned char *critical; /* (n), CPOP: runs on one device */
 
@@ -120,6 +122,7 @@ typedef struct {
     int64_t deadline_ns;      /* on the monotonic clock; 0: none */
     int64_t look_at;          /* the work at which to look at the clock next */
     uint64_t random;
+    int found;                /* a schedule is kept */
     int expired;              /* the deadline is over */
     int proven;               /* the schedule is as short as can be */
     int failed, rule;         /* the step that has no place, and why */

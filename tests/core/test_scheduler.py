@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise, product
 from math import inf, nan
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, reject, settings
@@ -17,7 +18,7 @@ from slipstream.core.device import Device, LinkQuality, Offer, Resources
 from slipstream.core.errors import NoDevice, UsageError
 from slipstream.core.problem import Problem, Schedule, schedule
 from slipstream.core.scheduler import Job, Placed, assign
-from slipstream.runtime_ext.scheduler import Packed, fleet
+from slipstream.runtime_ext.scheduler import Infeasible, Packed, fleet
 
 EPS = 1e-9
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -760,6 +761,68 @@ def test_whatever_was_planned_before_no_hard_rule_bends(problem: Problem, data: 
         assert violations(problem, found) == []
         if work > 1 and not best.late and not found.late:
             assert found.makespan <= best.makespan / 0.9 + EPS
+
+
+@unhurried
+@given(problems(), st.sampled_from([0.0, 0.05]))
+def test_its_own_plan_is_a_plan_to_go_on_with_again_and_again(problem: Problem, margin: float) -> None:
+    p = problem
+    packed = Packed(p.seconds, p.deps, p.bandwidth, p.latency, p.slots, p.available, p.exclusive, p.fixed, p.deadlines)
+    best = solved(problem, 500)
+    found = best
+    for seed in range(4):
+        found = Schedule(*packed.solve(500, 0.0, seed, (found.device, found.start), margin))
+        assert violations(problem, found) == []
+    if not best.late:
+        assert found.makespan <= best.makespan + EPS
+
+
+SOON: list[list[float | None]] = [[1.0], [1.0]]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "bandwidth", "more"),
+    [
+        ([[1e308], [1e308]], [[None]], {}), ([[1e16]], [[None]], {}), (SOON, [[None, 1e-310], [1.0, None]], {}),
+        ([2.0, 1.0], [[None]], {"speed": [1e-300]}), (SOON, [[None]], {"fixed": {0: (0, -1e300, 0.0)}}),
+        (SOON, [[None]], {"weights": {0: 1e308}}), (SOON, [[None]], {"joules": [[1e300], [0.0]]}),
+    ],
+)  # fmt: skip
+def test_numbers_whose_sums_would_end_nowhere_are_refused(seconds: Any, bandwidth: Any, more: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"finite|too little|entries|goes from"):
+        Packed(seconds, [], bandwidth, **more).solve()
+
+
+def test_a_step_without_a_device_is_said_by_every_way_in_and_every_time() -> None:
+    packed = Packed([[None]], [], [[None]])
+    for _ in range(2):
+        with pytest.raises(Infeasible) as error:
+            packed.solve(100)
+        assert error.value.rule == "device"
+    with pytest.raises(ValueError, match="can run nowhere"):
+        packed.heft()
+    with pytest.raises(ValueError, match="once is the least"):
+        Packed(SOON, [], [[None]]).heft(0)
+    apart = Packed([[1.0, None], [None, 1.0]], [(0, 1, 1.0)], [[None, None], [None, None]])
+    rules = []
+    for _ in range(2):
+        with pytest.raises(Infeasible) as error:
+            apart.solve()
+        rules.append(error.value.rule)
+    assert rules == ["link", "link"]
+
+
+def test_what_is_given_takes_its_slots_in_the_order_of_time() -> None:
+    packed = Packed([[1.0]] * 4, [], [[None]], slots=[2], fixed={0: (0, 5.0, 10.0), 1: (0, 0.0, 3.0), 2: (0, 0.0, 3.0)})
+    assert packed.solve()[1][3] == 3.0
+
+
+def test_no_device_can_make_an_owner_wait_for_ever() -> None:
+    costs = Costs()
+    for k in range(20):
+        costs.saw("nav.route", CAR.id, 1.7e308, 1.7e308, float(k))
+    made = assign([Job(f"s{i}", "nav.route") for i in range(12)], [CAR, HUB], costs, near)
+    assert {made.steps[f"s{i}"].device for i in range(12)} == {HUB.id}
 
 
 @pytest.mark.parametrize(
