@@ -29,6 +29,8 @@ class Armed:
     """Which device makes each result that it waits for, as its owner says: nobody else may deliver that."""
     priority: int = 0
     """Of its run: what waits for a slot goes by it, among the runs of one owner."""
+    asked: bool = False
+    """Whether a person was: then how long it took says nothing of the skill."""
     sent: set[str] = field(default_factory=set)
     state: str = "armed"
     queued: bool = False

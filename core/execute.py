@@ -349,7 +349,7 @@ class Executor:
             armed.size = len(_packed(armed.value))
             run.values[armed.step], run.made[armed.step] = (armed.state, armed.value), armed
             self._deliver(run, armed)
-            if armed.state == "done" and armed.began is not None:
+            if armed.state == "done" and armed.began is not None and not armed.asked:
                 self.on_saw(armed.skill, armed.ended - armed.began, armed.size)
         self._mesh.note(run.owner, "slip.report", self._report(run, armed))
         self._start_ready(run)
@@ -373,6 +373,7 @@ class Executor:
             self._mesh.note(run.owner, "slip.progress", report)
 
         def on_asking(asking: bool) -> None:
+            armed.asked = True
             armed.asking += 1 if asking else -1
             if armed.asking != int(asking):  # neither the first question nor the last answer
                 return

@@ -116,6 +116,8 @@ class StepState:
     predicted: Placed | None = None
     thought: float | None = None
     """How long it was to take, of one that takes longer: then `predicted` is what is thought by now."""
+    asked: bool = False
+    """Whether a person was: then how long it took says nothing of the skill."""
     slow: bool = False
     """Whether it overran."""
     why: str = ""
@@ -202,6 +204,7 @@ class Run:
         seconds = content["seconds"]
         if state == "asking":
             self._started(s, now)
+            s.asked = True
             if not s.consent:
                 s.consent = True
                 self.tell("step.asking", s)
@@ -218,14 +221,19 @@ class Run:
         if state not in GOOD and self._again(s, state):
             return
         s.value, s.has_value, s.size = content["value"], bool(content["inline"]), int(content["size"])
-        if seconds is not None and state == "done":
+        if seconds is not None and state == "done" and not s.asked:
             self._desk.costs.saw(s.step.skill, device, float(seconds), s.size, self._desk.wall())
         self.end_step(s, state, seconds)
         self._look_whether_off(s, seconds)
 
     def _look_whether_off(self, s: StepState, seconds: float | None) -> None:
         """A step that took much longer or shorter than was thought: what follows may be better elsewhere."""
-        if seconds is None or s.predicted is None or all(other.state != "armed" for other in self.steps.values()):
+        if (
+            seconds is None
+            or s.asked
+            or s.predicted is None
+            or all(other.state != "armed" for other in self.steps.values())
+        ):
             return
         thought = s.predicted.end - s.predicted.start if s.thought is None else s.thought
         if abs(seconds - thought) > max(OFF_PART * thought, OFF_SECONDS):

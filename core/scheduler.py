@@ -171,8 +171,8 @@ class _Scene:
     """What an assignment was made from, numbered; columns are the devices, then those that only fixed jobs name."""
 
     __slots__ = (
-        "_locks", "_offering", "bandwidth", "column", "deps", "devices", "exclusive", "fixed", "ids", "index", "jobs",
-        "latency", "seconds", "slots",
+        "_by_job", "_locks", "_offering", "bandwidth", "column", "deps", "devices", "exclusive", "fixed", "ids",
+        "index", "jobs", "latency", "seconds", "slots",
     )  # fmt: skip
 
     def __init__(
@@ -194,6 +194,7 @@ class _Scene:
 
         self._offering = [(p, d.id, d.leaving, _by_name(d.offers)) for p, d in enumerate(devices)]
         self._locks: dict[str, str] = {}
+        self._by_job: tuple[list[list[tuple[int, float]]], list[list[int]]] | None = None
         rows: dict[Any, list[float | None]] = {}
         self.seconds: list[list[float | None]] = []
         self.deps: list[tuple[int, int, float]] = []
@@ -301,7 +302,16 @@ class _Scene:
 
     def inputs(self, i: int) -> list[tuple[int, float]]:
         """What job `i` waits for, and the size of each."""
-        return [(producer, size) for producer, consumer, size in self.deps if consumer == i]
+        return self._edges()[0][i]
+
+    def _edges(self) -> tuple[list[list[tuple[int, float]]], list[list[int]]]:
+        """By job, what it waits for with its size, and what waits for it; worked out when somebody asks for reasons."""
+        if self._by_job is None:
+            self._by_job = [[] for _ in self.jobs], [[] for _ in self.jobs]
+            for producer, consumer, size in self.deps:
+                self._by_job[0][consumer].append((producer, size))
+                self._by_job[1][producer].append(consumer)
+        return self._by_job
 
     # ---- reasons
 
@@ -364,11 +374,11 @@ class _Scene:
         return sorted(found, key=lambda c: (c.end is None, not c.chosen, c.end or 0.0))
 
     def _unlinked(self, steps: Mapping[str, Placed], i: int, p: int) -> str | None:
-        for producer, consumer, _ in self.deps:
-            if i in (producer, consumer):
-                other = self.column[steps[self.jobs[consumer if producer == i else producer].id].device]
-                if self._travel(*((p, other) if producer == i else (other, p)), 0.0) == inf:
-                    return f"has no link {'to' if producer == i else 'from'} {self._name(other)}"
+        before, after = self._edges()
+        for j, to in (*((j, False) for j, _ in before[i]), *((j, True) for j in after[i])):
+            other = self.column[steps[self.jobs[j].id].device]
+            if self._travel(*((p, other) if to else (other, p)), 0.0) == inf:
+                return f"has no link {'to' if to else 'from'} {self._name(other)}"
         return None
 
     def why(self, steps: Mapping[str, Placed], step_id: str) -> str:

@@ -284,10 +284,13 @@ async def test_a_person_is_asked_where_people_are_and_the_answer_lets_it_happen(
         request = await question(m, "phone")
         await m.until(lambda: run.steps["u"].consent)
         assert not DID
+        await anyio.sleep(10)
         await m["phone"].gate.consents.answer(request, "once", "Anna")
         await run.ended.wait()
         assert run.state == "done", run.error
         assert DID == ["phone"]
+        for name in ("phone", "car"):  # how long a person thought says nothing of the skill
+            assert m[name].costs.duration("doors.unlock", m["car"].id, 0.25) == 0.25
         kinds = [event.kind for event in m["phone"].events.recent]
         assert "step.asking" in kinds
         assert "consent.asked" in kinds
