@@ -269,7 +269,6 @@ static void keep(Sched *w)
     for (int k = 0; k < w->free; k++) {
         int i = w->sequence[k];
         w->device[i] = w->on[i];
-        w->end[i] = w->till[i];
         w->start[i] = w->till[i] - w->seconds[(size_t)i * w->stride + w->on[i]];
         if (w->start[i] < 0)
             w->start[i] = 0;
