@@ -6,6 +6,8 @@ UV := .uv/bin/uv
 PY := .venv/bin/python
 SOURCES := pyproject.toml constraints.txt $(wildcard runtime_ext/*.pyx runtime_ext/*.pxd runtime_ext/kernels/*.c runtime_ext/kernels/*.h)
 FUZZED := $(filter-out mutate run test_corpus,$(basename $(notdir $(wildcard tests/fuzz/*.py))))
+CHECKED := -std=gnu11 -g1 -O1 -ffp-contract=off -Wall -Wextra -Wno-sign-conversion -Werror -fsanitize=address,undefined \
+	-fno-sanitize-recover=all
 CODE := core transports skills runtime_ext tui slipstream tests examples
 
 .PHONY: help demo test check bench fuzz format clean
@@ -24,9 +26,10 @@ check: .stamps/dev ## format, lint, types, stubs, and the C kernels under saniti
 	@.venv/bin/ruff check --quiet $(CODE)
 	@.venv/bin/mypy --no-error-summary
 	@$(PY) -m mypy.stubtest --mypy-config-file pyproject.toml slipstream.runtime_ext.scheduler slipstream.runtime_ext.frames
-	@mkdir -p build && gcc -std=gnu11 -g -O1 -ffp-contract=off -Wall -Wextra -Wconversion -Wno-sign-conversion -Werror \
-		-fsanitize=address,undefined -fno-sanitize-recover=all -Iruntime_ext tests/kernels/schedule.c \
+	@mkdir -p build && gcc $(CHECKED) -Wconversion -Iruntime_ext tests/kernels/schedule.c \
 		runtime_ext/kernels/*.c -lm -o build/schedule-check && build/schedule-check >/dev/null
+	@gcc $(CHECKED) -Iruntime_ext/kernels/llm tests/kernels/llm.c runtime_ext/kernels/llm/*.c -lm -lpthread \
+		-o build/llm-check && build/llm-check >/dev/null
 	@echo "check: ok"
 
 bench: .stamps/bench ## our figures beside the floor and the peers, from one run
