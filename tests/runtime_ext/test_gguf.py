@@ -199,6 +199,7 @@ SPLIT = pair("split.count", U16, b"\3\0")
         (two(entry("a", (1,), 0, 0), entry("b", (1,), 999, 32)), "type 999 is not supported", "tensor 'b'"),
         (two(entry("a", (1,), 0, 0), entry("b" * 65, (1,), 0, 32)), "a name of 65 bytes", "tensor 2 of 2"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_its_place(
     opened: Callable[[bytes], Gguf], data: bytes, why: str, about: str
