@@ -14,7 +14,7 @@ import mmap
 import os
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from math import prod
 from types import MappingProxyType
@@ -77,7 +77,8 @@ class Gguf:
     """An open model file: `metadata` by key, `tensors` by name in the file's order, `data` over all of it.
 
     Integers, floats, booleans, strings and lists of them are plain Python values. Bytes of a string that are no UTF-8
-    are kept as surrogates: `text.encode("utf-8", "surrogateescape")` gives what the file has.
+    are kept as surrogates: `text.encode("utf-8", "surrogateescape")` gives what the file has. A vocabulary is some
+    30 MB here; who has made something else of it lets this object go and keeps views of the weights.
     """
 
     __slots__ = ("_map", "metadata", "tensors", "version")
@@ -263,8 +264,8 @@ class _Header:
             self._fail("a boolean is neither 0 nor 1", start)
         return [value == 1 for value in found]
 
-    def _strings(self, count: int) -> list[str]:
-        found: list[bytes] = []
+    def _strings(self, count: int, decode: Callable[[bytes], str] = bytes.decode) -> list[str]:
+        found: list[str] = []
         data, end, at, append = self.data, self.end, self.at, found.append
         try:
             for _ in range(count):  # the hot loop of opening a model: some 300,000 strings
@@ -272,17 +273,16 @@ class _Header:
                 at = begin + _U64(data, at)[0]
                 if at > end:
                     break
-                append(data[begin:at])
+                append(decode(data[begin:at]))
         except struct.error:  # not even a length is left
             begin = at + 8
+        except UnicodeDecodeError:
+            return self._strings(count, lambda raw: raw.decode("utf-8", "surrogateescape"))
         if len(found) < count:
             self.at = begin - 8
             self._skip(self._u64())
         self.at = at
-        try:
-            return [text.decode() for text in found]
-        except UnicodeDecodeError:
-            return [text.decode("utf-8", "surrogateescape") for text in found]
+        return found
 
     def _name(self, limit: int) -> str:
         start, size = self.at, self._u64()
