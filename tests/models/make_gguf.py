@@ -73,21 +73,21 @@ CHAT = """\
 {{- '<|im_start|>system\\n' }}
 {%- if messages[0].role == 'system' %}{{- messages[0].content + '\\n\\n' }}{% endif %}
 {{- 'You can call these functions:\\n<tools>\\n' }}
-{%- for tool in tools %}{{- tool | tojson + '\\n' }}{% endfor %}
+{%- for tool in tools %}{{- tool | tojson }}{{- '\\n' }}{% endfor %}
 {{- '</tools>\\nFor a call, write an object with its name and arguments between tags:\\n<tool_call>\\n' }}
 {{- '{"name": NAME, "arguments": {...}}\\n</tool_call><|im_end|>\\n' }}
 {%- elif messages[0].role == 'system' %}
 {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
 {%- endif %}
-{%- for message in messages if message.role != 'system' or not loop.first %}
+{%- for message in messages[1 if messages[0].role == 'system' else 0:] %}
 {%- if message.role == 'tool' %}
 {{- '<|im_start|>user\\n<tool_response>\\n' + message.content + '\\n</tool_response>' }}
 {%- else %}
 {{- '<|im_start|>' + message.role + '\\n' + (message.content or '') }}
 {%- for call in message.tool_calls or [] %}
 {%- set call = call.function or call %}
-{{- '\\n<tool_call>\\n{"name": ' + call.name | tojson }}
-{{- ', "arguments": ' + call.arguments | tojson + '}\\n</tool_call>' }}
+{{- '\\n<tool_call>\\n{"name": ' }}{{- call.name | tojson }}
+{{- ', "arguments": ' }}{{- call.arguments | tojson }}{{- '}\\n</tool_call>' }}
 {%- endfor %}
 {%- endif %}
 {{- '<|im_end|>\\n' }}
