@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("regex", reason="the extra `llm` is not installed: no regex")
@@ -371,6 +371,7 @@ def test_the_corpus_is_the_same_tokens_as_the_oracles(pre: str) -> None:
 
 
 @pytest.mark.parametrize("pre", sorted(_PRES))
+@settings(deadline=None)
 @given(text=tricky)
 def test_any_text_is_the_same_tokens_as_the_oracles(pre: str, text: str) -> None:
     lib, ours = oracle(pre)
@@ -404,6 +405,7 @@ def piece_oracle() -> tuple[Any, Tokenizer]:
     return theirs, ours
 
 
+@settings(deadline=None)
 @given(text=tricky | st.sampled_from(CORPUS) | st.permutations(CORPUS).map(" ".join))
 def test_any_text_is_the_same_pieces_as_the_oracles(text: str) -> None:
     theirs, ours = piece_oracle()
