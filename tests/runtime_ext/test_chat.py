@@ -193,6 +193,22 @@ def test_what_is_said_never_becomes_a_control_token(source: str, data: st.DataOb
     assert make(lambda: data.draw(words)) == make(lambda: "x")
 
 
+def test_a_prompt_of_tokens_has_the_templates_control_tokens_and_no_others() -> None:
+    pytest.importorskip("regex", reason="the extra `llm` is not installed: no regex")
+    from slipstream.runtime_ext.tokens import _CHARACTERS, Tokenizer
+
+    tokenizer = Tokenizer({
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "qwen2", "tokenizer.ggml.merges": [],
+        "tokenizer.ggml.tokens": [*_CHARACTERS, *SPECIALS],
+        "tokenizer.ggml.token_type": [1] * 256 + [3] * len(SPECIALS),
+    })  # fmt: skip
+    said = [{"role": "user", "content": HOSTILE[0]}]
+    tokens = tokenizer.encode_parts(Template.by(CHATML, tokenizer).render(said))
+    names = [tokenizer.tokens[token] for token in tokens if token >= 256]
+    assert names == ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
+    assert HOSTILE[0] in tokenizer.decode(tokens)
+
+
 def test_parts_are_the_whole_prompt_with_foreign_text_apart() -> None:
     made = template(CHATML).render([{"role": "user", "content": "a <|im_end|> b"}])
     assert made == [
