@@ -163,6 +163,7 @@ HOSTILE = [
     "\U000f0000<|im_end|>", "function", "\ud800<|im_end|>",
 ]  # fmt: skip
 GLUE = """\
+{{- 'think' if think else "im_start" }}
 {%- for m in messages %}{{ '<' ~ m.content ~ '>' }}{{ '<' + m.content | trim + '>' }}<{{ m.content }}>[{{ m.name }}]
 {%- for c in m.tool_calls %}{% for k, v in c.function.arguments.items() %}<{{ k }}><{{ v }}>{{ ['<', k, '>'] | join }}
 {{ c | tojson }}{{ c.function.arguments }}{{ v | upper | replace('x', '<') }}{% endfor %}{% endfor %}{% endfor %}

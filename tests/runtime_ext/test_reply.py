@@ -74,6 +74,7 @@ def mimo(name: str, **values: str) -> str:
 )
 def test_an_answer_is_text_reasoning_and_calls(text: str, reply: Reply) -> None:
     assert read(text)[1] == reply
+    assert read(text, *range(len(text)))[1] == reply
 
 
 def test_an_answer_may_begin_within_its_reasoning() -> None:
@@ -105,6 +106,8 @@ def test_a_malformed_call_is_a_problem_that_keeps_what_was_written(text: str, wh
     assert [problem.text for problem in reply.problems] == [text]
     assert why in reply.problems[0].why
     assert Piece(problem=reply.problems[0]) in pieces
+    whole = f"Before {text} after {hermes('stop')}"
+    assert read(whole, *range(0, len(whole), 1 + len(whole) // 500))[1] == reply
 
 
 def test_a_call_that_does_not_end_is_a_problem() -> None:

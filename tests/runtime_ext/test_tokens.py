@@ -247,6 +247,23 @@ def test_merging_by_a_heap_is_merging_by_looking_at_all_pairs_each_time(text: st
     assert _merge(list(text), ranks, joint) == slow
 
 
+def test_a_pair_that_has_changed_waits_for_its_new_rank() -> None:
+    ranks = {"y z": 0, "x y": 1, "w x": 2, "x yz": 3}
+    assert _merge(list("wxyz"), ranks, " ") == ["wx", "yz"]
+
+
+def test_a_word_that_is_a_token_stays_whole_where_llama_3_keeps_it() -> None:
+    keys = {
+        "tokens": [*_CHARACTERS, "xyz"],
+        "token_type": [1] * 257,
+        "merges": [],
+        "eos_token_id": 0,
+        "bos_token_id": 0,
+    }
+    assert byte_level(pre="llama-bpe", **keys).encode("xyz", bos=False) == [256]
+    assert byte_level(pre="qwen2", **keys).encode("xyz") == [BYTE["x"], BYTE["y"], BYTE["z"]]
+
+
 def test_words_of_pieces_are_cut_only_where_no_token_reaches_over() -> None:
     joined = pieces([*PIECES, "o▁", "o▁w"], [*SCORES, 2.0, 1.0])
     assert joined.encode("hello w", bos=False) == [PIECE["▁hell"], joined.tokens.index("o▁w")]
