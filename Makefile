@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV := .uv/bin/uv
 PY := .venv/bin/python
-SOURCES := pyproject.toml constraints.txt $(wildcard runtime_ext/*.pyx runtime_ext/*.pxd runtime_ext/kernels/*.c runtime_ext/kernels/*.h)
+SOURCES := pyproject.toml constraints.txt $(wildcard runtime_ext/*.pyx runtime_ext/*.pxd runtime_ext/kernels/*.[ch] runtime_ext/kernels/llm/*.[ch])
 FUZZED := $(filter-out mutate run test_corpus,$(basename $(notdir $(wildcard tests/fuzz/*.py))))
 CHECKED := -std=gnu11 -g1 -O1 -ffp-contract=off -Wall -Wextra -Wno-sign-conversion -Werror -fsanitize=address,undefined \
 	-fno-sanitize-recover=all
@@ -25,7 +25,8 @@ check: .stamps/dev ## format, lint, types, stubs, and the C kernels under saniti
 	@.venv/bin/ruff format --check --quiet $(CODE)
 	@.venv/bin/ruff check --quiet $(CODE)
 	@.venv/bin/mypy --no-error-summary
-	@$(PY) -m mypy.stubtest --mypy-config-file pyproject.toml slipstream.runtime_ext.scheduler slipstream.runtime_ext.frames
+	@$(PY) -m mypy.stubtest --mypy-config-file pyproject.toml slipstream.runtime_ext.scheduler slipstream.runtime_ext.frames \
+		slipstream.runtime_ext.model
 	@mkdir -p build && gcc $(CHECKED) -Wconversion -Iruntime_ext tests/kernels/schedule.c \
 		runtime_ext/kernels/*.c -lm -o build/schedule-check && build/schedule-check >/dev/null
 	@gcc $(CHECKED) -Iruntime_ext/kernels/llm tests/kernels/llm.c runtime_ext/kernels/llm/*.c -lm -lpthread \

@@ -127,4 +127,25 @@ int model_pass(const struct Model *m, const struct Kernels *k, struct Pool *pool
                const KvBlock *blocks, int position, const int32_t *tokens, int n, int wanted, float *logits,
                const atomic_int *stop);
 
+/* How the next token is chosen, see model.pyi. */
+struct Sampling {
+    float temperature, top_p, min_p, penalty;
+    int top_k, n_recent;
+    const int32_t *recent;
+    const uint8_t *mask; /* one bit a token, set: allowed; NULL: all are */
+};
+
+struct Candidate {
+    float weight;
+    int token;
+};
+
+/* The token, -1 if none is allowed; `work` (vocabulary) and `heap` (vocabulary) are scratch. */
+int sample_token(const struct Kernels *k, const float *logits, int vocabulary, const struct Sampling *s, uint64_t *random,
+                 float *work, struct Candidate *heap);
+/* ln of the sum of e^logit. */
+double log_total(const struct Kernels *k, const float *logits, int vocabulary, float *work);
+/* Two 64-bit sums that name `n` bytes, n a multiple of 8; fast, not against an adversary. */
+void block_digest(const uint8_t *data, size_t n, uint64_t out[2]);
+
 #endif
