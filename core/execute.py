@@ -118,7 +118,7 @@ class Executor:
         return former
 
     def _take_step(self, run: RunHere, item: dict[str, Any], former: Mapping[str, Invocation | None]) -> Armed:
-        armed = run.steps.get(item["id"])
+        there = armed = run.steps.get(item["id"])
         if armed is None or armed.gives_way(item["key"], item["epoch"]):
             before = former[item["key"]]
             armed = Armed(
@@ -130,10 +130,19 @@ class Executor:
             armed.fresh = before is None
             if before is not None and before.state in (Outcome.DONE, Outcome.SUBMITTED):
                 self._take_result(run, armed, before.state, before.result)
+            if there is not None and there.queued:
+                self._keep_turn(run, there, armed)
         elif armed.epoch <= item["epoch"] and armed.key == item["key"]:
             armed.epoch = item["epoch"]
             armed.sends |= set(item["sends"])
         return armed  # of an old epoch the answer shows the newer one
+
+    def _keep_turn(self, run: RunHere, before: Armed, armed: Armed) -> None:
+        """A step that waits for a slot and is armed again does not go to the queue's end."""
+        if armed.state == "armed" and all(need in run.values for need in armed.needs):
+            at = next(i for i, (_, queued) in enumerate(self._ready) if queued is before)
+            self._ready[at] = run, armed
+            armed.queued = True
 
     def _take_result(self, run: RunHere, armed: Armed, state: str, value: Any) -> None:
         """What a step came to in a former life of this device."""
@@ -356,7 +365,7 @@ class Executor:
 
     async def _step_value(self, run: RunHere, spec: SkillSpec | None, armed: Armed) -> tuple[str, Any]:
         if self.leaving:
-            raise Refused("this device is leaving the mesh", skill=armed.skill)
+            raise Refused("this device is leaving the mesh", skill=armed.skill, leaving=True)
         values = {name: run.values[name][1] for name in armed.needs}
         if any(run.values[name][0] == "skipped" for name in armed.reads):
             return "skipped", None
