@@ -11,6 +11,7 @@ that device does not come back.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,20 +22,17 @@ from .device import Device, LinkQuality
 from .errors import Cancelled, LinkLost, NoDevice, SlipError, TimedOut, UnknownOutcome, UsageError
 from .loop import new_wake
 from .moves import ASK_SECONDS, all_given_back, cannot_have_begun, given_back, stop_there
-from .placing import pins
-from .run import ENDED, GOOD, OFF_PART, OFF_SECONDS, Run, StepState, blind_to_personal, check_answer
+from .placing import MOVE_GAIN, MOVE_SECONDS, pins
+from .run import ENDED, GOOD, StepState, blind_to_personal, check_answer
 from .scheduler import Assignment, Job, Placed, assign
 from .settle import settle
+from .watch import Watch
 
 AWAY_SECONDS = 20.0
 """How long a run waits for a device that alone can go on with it."""
-OVERRUN_FACTOR, OVERRUN_SLACK = 3.0, 1.0
-"""A step overruns when it takes this many times its predicted time and this many seconds more."""
-MOVE_GAIN, MOVE_SECONDS = 0.05, 0.05
-"""By how much a new assignment must be shorter than the one that runs: that part of it, and these seconds."""
 
 
-class Dispatch(Run):
+class Dispatch(Watch):
     """A run, and what is done about it."""
 
     _group: TaskGroup | None = None
@@ -59,27 +57,13 @@ class Dispatch(Run):
             self.ended.set()
 
     def _next_look(self) -> float:
-        looks = [float("inf") if self._deadline is None else self._deadline]
+        looks = [self.next_late(), float("inf") if self._deadline is None else self._deadline]
         for s in self.steps.values():
             if s.away_since is not None:
                 looks.append(s.away_since + AWAY_SECONDS)
-            if s.state == "running":
-                looks.append(self._off_at(s))
         if self._no_device_since is not None:
             looks.append(self._no_device_since + AWAY_SECONDS)
         return min(looks)
-
-    def _off_at(self, s: StepState) -> float:
-        """When a running step is later than was thought, or overruns."""
-        if s.predicted is None or s.began is None or s.consent:
-            return float("inf")
-        length = s.predicted.end - s.predicted.start
-        late = s.began + length * (1 + OFF_PART) + OFF_SECONDS
-        return late if s.slow else min(late, self._overrun_at(s, s.began, length))
-
-    @staticmethod
-    def _overrun_at(s: StepState, began: float, length: float) -> float:
-        return began + (length if s.thought is None else s.thought) * OVERRUN_FACTOR + OVERRUN_SLACK
 
     def _compare(self) -> None:
         now = self.clock()
@@ -93,7 +77,10 @@ class Dispatch(Run):
         if self.error is not None:
             return
         self._find_away(now)
-        self._find_late(now)
+        self.find_links(now)
+        self.find_kept(now)
+        for s in self.find_late(now):
+            self._leave_slow(s, now)
         self._find_lost_results()
         if self.error is None and (
             self._replan or any(s.state == "waiting" and not s.device for s in self.steps.values())
@@ -135,23 +122,16 @@ class Dispatch(Run):
                 self._find_failures()
                 return
 
-    def _find_late(self, now: float) -> None:
-        for s in self.steps.values():
-            if s.state != "running" or s.predicted is None or s.began is None or now < self._off_at(s):
-                continue
-            at, length, took = s.predicted.start, s.predicted.end - s.predicted.start, now - s.began
-            overruns = not s.slow and now >= self._overrun_at(s, s.began, length)
-            s.thought = length if s.thought is None else s.thought
-            s.predicted = Placed(s.device, at, at + 2 * took)  # expect as long again
-            self.replan(f"{s.step.id} takes longer than predicted on {self.mesh.name_of(s.device)}")
-            if overruns:
-                s.slow = True
-                self._leave_slow(s)
-
-    def _leave_slow(self, s: StepState) -> None:
-        """A repeatable step that overruns is tried elsewhere, once, if somebody else has its skill."""
-        others = [d for d in self.mesh.devices() if d.offer(s.step.skill) and d.id != s.device and d.id not in s.avoid]
-        if not self.effects[s.step.id].repeatable or s.step.on is not None or not others or s.avoid:
+    def _leave_slow(self, s: StepState, now: float) -> None:
+        """A repeatable step that overruns is tried elsewhere, where that is predicted to end sooner than here."""
+        if not self.effects[s.step.id].repeatable or s.predicted is None:
+            return
+        try:
+            jobs, fixed = self._jobs(now, leaving=s)
+            place = self._solve(jobs, fixed, now)[0].steps[s.step.id]
+        except (NoDevice, UsageError):
+            return  # there is nowhere else: it runs on
+        if place.device == s.device or now + place.end >= s.predicted.end:
             return
         s.avoid.add(s.device)
         content = {"run": self.id, "step": s.step.id, "epoch": s.epoch, "stop": True}
@@ -179,40 +159,30 @@ class Dispatch(Run):
     def _assign(self) -> None:
         why, self._replan = self._replan or "scheduled", ""
         now = self.clock()
-        jobs, fixed = [], {}
-        try:
-            together = self._pins()
-        except NoDevice as error:
-            self._without_device(error, now)
-            return
-        blind = blind_to_personal(self.mesh) if self.flows.personal else frozenset()
         for s in self.steps.values():
             if s.state in GOOD and not self.mesh.reachable(s.device):
                 self.hand_out(s)
-            deadline = None if self._deadline is None else self._deadline - now
-            on = together.get(s.step.id, s.step.on)
-            unseen = blind if s.step.id in self.flows.personal else frozenset()
-            jobs.append(Job(s.step.id, s.step.skill, s.needs, on, deadline, frozenset(s.avoid), unseen))
-            if s.final and s.device:
-                fixed[s.step.id] = Placed(s.device, 0.0, 0.0)
-            elif s.state == "running" and s.away_since is None:
-                at = 0.0 if s.began is None else s.began - now
-                length = 0.0 if s.predicted is None else s.predicted.end - s.predicted.start
-                fixed[s.step.id] = Placed(s.device, at, max(0.0, at + length))
-            elif s.asking or (s.away_since is not None and not self.effects[s.step.id].repeatable):
-                fixed[s.step.id] = Placed(
-                    s.device, 0.0, 0.0 if s.predicted is None else max(0.0, s.predicted.end - now)
-                )
-        found = self._placed(jobs, fixed, now)
-        if found is None:
+        try:
+            jobs, fixed = self._jobs(now)
+            found, missing = self._solve(jobs, fixed, now)
+        except NoDevice as error:
+            self._without_device(error, now)
             return
+        except UsageError as error:
+            self.error = error
+            return
+        if missing is None:
+            self._no_device_since = None
+        else:
+            self._without_device(missing, now)
         self._make_way(now)
+        places = {i: Placed(p.device, now + p.start, now + p.end) for i, p in found.steps.items() if i in self.steps}
+        free = [s for s in self.steps.values() if not s.final and s.step.id not in fixed]
+        moved = sum(s.home not in ("", places[s.step.id].device) for s in free)
+        gain = self._gain(found.makespan, jobs, fixed, now) if moved else 0.0
         changed = {}
-        for s in self.steps.values():
-            if s.final or s.step.id in fixed:
-                continue
-            p = found.steps[s.step.id]
-            place = Placed(p.device, now + p.start, now + p.end)
+        for s in free:
+            place = places[s.step.id]
             if s.state == "armed" and s.device == place.device:
                 s.predicted = place
                 continue
@@ -229,31 +199,74 @@ class Dispatch(Run):
             else:
                 self._place(s, place)
         if changed:
-            self.events.tell("run.assigned", run=self.id, assignment=changed, why=why, makespan=found.makespan)
+            self.events.tell("run.assigned", run=self.id, assignment=changed, why=why, makespan=found.makespan,
+                             moved=moved, gain=gain)  # fmt: skip
 
-    def _pins(self) -> dict[str, str]:
+    def _jobs(self, now: float, leaving: StepState | None = None) -> tuple[list[Job], dict[str, Placed]]:
+        """The steps as the scheduler sees them, and those of them that keep their places.
+
+        Raises:
+            NoDevice: no device can run steps that must share one.
+        """
+        jobs, fixed = [], {}
+        here = self._here()
+        lives = {(d.id, d.version[0]) for d in here}
+        together = self._pins(here, leaving)
+        blind = blind_to_personal(self.mesh) if self.flows.personal else frozenset()
+        deadline = None if self._deadline is None else self._deadline - now
+        for s in self.steps.values():
+            on = together.get(s.step.id, s.step.on)
+            unseen = blind if s.step.id in self.flows.personal else frozenset()
+            avoid = s.avoid | {s.device} if s is leaving else s.avoid | {d for d, _ in lives & s.leaving.items()}
+            jobs.append(Job(s.step.id, s.step.skill, s.needs, on, deadline, frozenset(avoid), unseen))
+            if s is leaving:
+                continue
+            if s.final and s.device:
+                fixed[s.step.id] = Placed(s.device, 0.0, 0.0)
+            elif s.state == "running" and s.away_since is None:
+                at = 0.0 if s.began is None else s.began - now
+                length = 0.0 if s.predicted is None else s.predicted.end - s.predicted.start
+                fixed[s.step.id] = Placed(s.device, at, max(0.0, at + length))
+            elif s.asking or (s.away_since is not None and not self.effects[s.step.id].repeatable):
+                fixed[s.step.id] = Placed(
+                    s.device, 0.0, 0.0 if s.predicted is None else max(0.0, s.predicted.end - now)
+                )
+        return jobs, fixed
+
+    def _here(self) -> list[Device]:
+        return [d for d in self.mesh.devices() if self.mesh.reachable(d.id)]
+
+    def _pins(self, here: list[Device], leaving: StepState | None) -> dict[str, str]:
         held = {
             s.step.id: s.device for s in self.steps.values()
-            if s.device and (s.final or s.state == "running" or s.asking)
+            if s.device and s is not leaving and (s.final or s.state == "running" or s.asking)
         }  # fmt: skip
         skills = {s.step.id: s.step.skill for s in self.steps.values()}
-        here = [d for d in self.mesh.devices() if self.mesh.reachable(d.id)]
-        return pins(self.flows, self.mesh.id, skills, held, here, self._desk.costs)
+        placed = {s.step.id: s.device for s in self.steps.values() if s.state == "armed"}
+        return pins(self.flows, self.mesh.id, skills, held, here, self._desk.costs, placed)
 
-    def _placed(self, jobs: list[Job], fixed: dict[str, Placed], now: float) -> Assignment | None:
-        """Who does what; None if nothing can be placed now.
-
-        A step whose only device is away waits for it (it joins `fixed`), and the others go on.
-        """
-        here = [d for d in self.mesh.devices() if self.mesh.reachable(d.id)]
-        ids = {d.id for d in here}
-        current = {
+    def _current(self, now: float) -> dict[str, Placed]:
+        """Where the steps are that have not begun, and can go on to be."""
+        return {
             s.step.id: Placed(s.device, s.predicted.start - now, s.predicted.end - now)
             for s in self.steps.values() if s.state == "armed" and s.predicted is not None and s.away_since is None
         }  # fmt: skip
+
+    def _solve(self, jobs: list[Job], fixed: dict[str, Placed], now: float) -> tuple[Assignment, NoDevice | None]:
+        """Who does what, and what is missing for it to be all.
+
+        A step whose only device is away, or leaves, waits for it (it joins `fixed`), and the others go on.
+
+        Raises:
+            NoDevice: nothing can be placed now.
+            UsageError: the steps cannot be scheduled.
+        """
+        here = self._here()
+        ids = {d.id for d in here}
+        current = self._current(now)
         left = max((p.end for p in current.values()), default=0.0)
         gain = MOVE_GAIN + MOVE_SECONDS / max(left, MOVE_SECONDS)
-        others, taken = self._of_others(now)
+        others, taken = self._of_others(here, now)
         missing: NoDevice | None = None
         while True:
             # what is done keeps its place even when its device is gone: nothing is asked of it any more
@@ -266,36 +279,46 @@ class Dispatch(Run):
                 )  # fmt: skip
             except NoDevice as error:
                 s = self.steps.get(str(error.where.get("step")))
-                if s is None or not s.home or s.home in ids or s.step.id in fixed:
-                    self._without_device(error, now)
-                    return None
+                if s is None or not s.home or s.step.id in fixed or (s.home in ids and s.home not in s.leaving):
+                    raise
                 missing = missing or error
                 fixed[s.step.id] = Placed(s.home, 0.0, AWAY_SECONDS)
-            except UsageError as error:
-                self.error = error
-                return None
             else:
-                if missing is None:
-                    self._no_device_since = None
-                else:
-                    self._without_device(missing, now)
-                return found
+                return found, missing
 
-    def _of_others(self, now: float) -> tuple[list[Job], dict[str, Placed]]:
-        """What other runs of this device have done now, or before this one: it takes room."""
+    def _gain(self, makespan: float, jobs: list[Job], fixed: dict[str, Placed], now: float) -> float | None:
+        """By how many seconds the run ends sooner than if all that has not begun stayed; None: it could not."""
+        at = {s.step.id: s.home for s in self.steps.values() if s.home and not s.final}
+        try:
+            stay, missing = self._solve([replace(job, on=at.get(job.id, job.on)) for job in jobs], dict(fixed), now)
+        except (NoDevice, UsageError):
+            return None
+        return stay.makespan - makespan if missing is None else None
+
+    def _of_others(self, here: list[Device], now: float) -> tuple[list[Job], dict[str, Placed]]:
+        """What takes room: what other runs of this device have done now, or before this one; and, on a device that kept
+        steps waiting, what others have there."""
         jobs, placed = [], {}
+        room = {d.id: d.resources.slots for d in here}
         for run in self._desk.runs.values():
-            if run is self or run.ended.is_set():
+            if run.ended.is_set():
                 continue
             for s in run.steps.values():
+                if s.state == "running":
+                    room[s.device] = room.get(s.device, 0) - 1
                 first = s.state == "armed" and run.plan.priority >= self.plan.priority
-                if s.predicted is None or not (first or s.state == "running"):
+                if run is self or s.predicted is None or not (first or s.state == "running"):
                     continue
                 end = s.predicted.end - now
                 if end > 0 and self.mesh.reachable(s.device):
                     name = f"{run.id}/{s.step.id}"
                     jobs.append(Job(name, s.step.skill))
                     placed[name] = Placed(s.device, s.predicted.start - now, end)
+        for device, (since, until) in self._desk.full.items():
+            for i in range(room.get(device, 0) if until > now else 0):
+                name = f"{device}/{i}"
+                jobs.append(Job(name, ""))
+                placed[name] = Placed(device, since - now, until - now)
         return jobs, placed
 
     def _make_way(self, now: float) -> None:
@@ -307,7 +330,10 @@ class Dispatch(Run):
     def _link(self, here: set[str]) -> Callable[[str, str], LinkQuality | None]:
         def link(a: str, b: str) -> LinkQuality | None:
             if a in here and b in here:
-                return self.mesh.link_between(a, b)
+                quality = self.mesh.link_between(a, b)
+                if quality is not None:
+                    self._links.setdefault(a, {})[b] = quality
+                return quality
             return LinkQuality()  # from a device that is gone: the owner hands out what it left
 
         return link

@@ -22,7 +22,8 @@ KINDS: Final = {
     "link.up": "an authenticated link: device, address",
     "link.down": "a link ended: device, why",
     "run.started": "a run begins: run, goal, steps",
-    "run.assigned": "who does what, and why: run, assignment, why (scheduled, device left, step overran, ...)",
+    "run.assigned": "who does what, and why: run, assignment, why (scheduled, device left, step overran, ...), moved "
+    "(how many steps went elsewhere), gain (seconds sooner than if none had; None: some had to)",
     "run.done": "a run ended: run, state, seconds",
     "step.armed": "a device holds a step that waits for its inputs: run, step, device",
     "step.started": "run, step, device, attempt",

@@ -246,6 +246,8 @@ class Node(Calls):
         for kind, fields in self.members.events():
             self._routes.forget()
             self.events.tell(kind, **fields)
+            if kind == "device.changed":  # what it announces of its links, among others
+                self.runs.link_changed(fields["device"])
             if kind in ("device.joined", "device.left", "device.suspect"):
                 changed = f"{fields.get('name', short(fields['device']))} {kind.removeprefix('device.')}"
         if changed:
@@ -368,6 +370,7 @@ class Node(Calls):
         if transfer is not None:
             self.costs.saw_transfer(peer.id, *transfer)
         self.members.measured(peer.id, self.costs.link(peer.id), self.clock())
+        self.runs.link_changed(peer.id)
 
     def peer_news(self, peer: Peer, announcements: list[Any]) -> None:
         """A peer passes on announcements."""

@@ -1,4 +1,4 @@
-"""Which steps of a plan must share a device, because what one gives the other may not leave it."""
+"""Which steps of a plan must share a device, because what one gives the other may not leave it; and when steps move."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from .device import Device
 from .errors import NoDevice
 from .labels import Flows
 
+MOVE_GAIN, MOVE_SECONDS = 0.05, 0.05
+"""By how much what is new must be shorter than what is assigned already: that part of it, and these seconds."""
+
 
 def pins(
-    flows: Flows, me: str, skills: Mapping[str, str], held: Mapping[str, str], devices: Sequence[Device], costs: Costs
-) -> dict[str, str]:
+    flows: Flows, me: str, skills: Mapping[str, str], held: Mapping[str, str], devices: Sequence[Device], costs: Costs,
+    placed: Mapping[str, str],
+) -> dict[str, str]:  # fmt: skip
     """The device, by step, of every step whose values may not leave it; `me` owns the run.
 
-    `skills` and `held` go by step: what it names, and where it is done or runs already. Of several devices, the one
-    that takes the least time for all of them is taken.
+    `skills`, `held` and `placed` go by step: what it names, where it is done or runs already, and where it would begin
+    by now. Of several devices, the one that takes the least time for all of them is taken, where that is a gain.
 
     Raises:
         NoDevice: no device can run such steps together.
@@ -34,7 +38,11 @@ def pins(
                 names = " and ".join(sorted({skills[s] for s in group}))
                 why, step = "what one gives the other may not leave its device", open_steps[0] if open_steps else None
                 raise NoDevice(f"no device can run {names} together", why, "slip skills list", step=step)
-            there = {min(able, key=lambda d: sum(_seconds(costs, skills[s], d) for s in open_steps)).id}
+            took = {d.id: sum(_seconds(costs, skills[s], d) for s in open_steps) for d in able}
+            best = min(took, key=lambda d: took[d])
+            now = {placed[s] for s in open_steps if s in placed}
+            stay = next((d for d in took if d in now), best)
+            there = {stay if took[stay] <= took[best] * (1 + MOVE_GAIN) + MOVE_SECONDS else best}
         found.update(dict.fromkeys(group, next(iter(there))))
     return found
 

@@ -84,6 +84,8 @@ class Desk:
     wall: Callable[[], float]
     runs: Mapping[str, Run] = field(default_factory=dict)
     """The runs of this device, by id."""
+    full: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Devices that kept steps waiting though these runs left them room: since when, and until when that is expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,8 @@ class StepState:
     """Whether a person is asked first, on its device or another one."""
     away_since: float | None = None
     avoid: set[str] = field(default_factory=set)
+    leaving: dict[str, int] = field(default_factory=dict)
+    """Devices that refused it because they leave the mesh, and which of their lives that was."""
     handed: set[str] = field(default_factory=set)
     """Needs whose results the owner itself handed to its device."""
     wall: tuple[float | None, float | None] = (None, None)
@@ -242,6 +246,7 @@ class Run:
     def _started(self, s: StepState, began: float) -> None:
         if s.state != "running":
             s.state, s.began = "running", began
+            self._desk.full.pop(s.device, None)
             s.wall = (self._desk.wall() - (self.clock() - began), None)
             self.tell("step.started", s, attempt=s.attempt)
 
@@ -266,6 +271,9 @@ class Run:
         replan = s.step.on_error == "replan" or self.plan.on_failure == "replan"
         if not (untouched or (self.effects[s.step.id].repeatable and (error.retry or replan))):
             return False
+        if untouched and error.where.get("leaving"):
+            self._leave(s, error)
+            return True
         if s.attempt + 1 >= ATTEMPTS * (3 if untouched else 1):
             return False
         others = (d for d in self.mesh.devices() if d.id not in s.avoid and d.id != s.device)
@@ -276,6 +284,14 @@ class Run:
         self.release(s)
         self.replan(f"{s.step.id} failed on {self.mesh.name_of(s.device)}: {error.what}")
         return True
+
+    def _leave(self, s: StepState, error: SlipError) -> None:
+        """Its device leaves: that is none of its tries; if no other can run it, it waits as for one that is away."""
+        s.leaving |= {d.id: d.version[0] for d in self.mesh.devices() if d.id == s.device}
+        self.tell("step.retried", s, why=str(error))
+        self.replan(f"{self.mesh.name_of(s.device)} is leaving")
+        self.release(s)
+        s.device = ""
 
     def hand_out(self, s: StepState) -> None:
         """Let the owner hand a result to the readers that may not have it from where it was made."""

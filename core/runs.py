@@ -54,7 +54,7 @@ class Runs:
         """
         checked, mesh = await self.check(plan), self._desk.mesh
         skills, costs = {s.id: s.skill for s in plan.steps}, self._desk.costs
-        together = pins(checked.flows, mesh.id, skills, {}, mesh.devices(), costs)
+        together = pins(checked.flows, mesh.id, skills, {}, mesh.devices(), costs, {})
         blind = blind_to_personal(mesh)
         jobs = [
             Job(s.id, s.skill, s.needs, together.get(s.id, s.on),
@@ -132,6 +132,12 @@ class Runs:
         for run in self.by_id.values():
             if not run.ended.is_set():
                 run.replan(why)
+
+    def link_changed(self, device: str) -> None:
+        """How good some link of a device is was measured, or announced: runs look whether that matters to them."""
+        for run in self.by_id.values():
+            if not run.ended.is_set():
+                run.link_changed(device)
 
     def link_up(self, device: str) -> None:
         """A new link with a device: ask again what became of the steps that are there, which it may have forgotten."""
