@@ -217,7 +217,9 @@ class Dispatch(Watch):
         for s in self.steps.values():
             on = together.get(s.step.id, s.step.on)
             unseen = blind if s.step.id in self.flows.personal else frozenset()
-            avoid = s.avoid | {s.device} if s is leaving else s.avoid | {d for d, _ in lives & s.leaving.items()}
+            avoid = s.avoid | {d for d, _ in lives & s.leaving.items()} if s.leaving else s.avoid
+            if s is leaving:
+                avoid = avoid | {s.device}
             jobs.append(Job(s.step.id, s.step.skill, s.needs, on, deadline, frozenset(avoid), unseen))
             if s is leaving:
                 continue

@@ -39,7 +39,10 @@ class Watch(Run):
         """When to look next, if nothing happens before."""
         at = self._links_rest if self._link_off else inf
         for s in self.steps.values():
-            at = min(at, self._off_at(s) if s.state == "running" else self._kept_at(s, at))
+            if s.state == "running":
+                at = min(at, self._off_at(s))
+            elif s.state == "armed" and s.predicted is not None and s.predicted.start < at:
+                at = min(at, self._kept_at(s, s.predicted.start))
         return at
 
     # -- steps that take long ----------------------------------------------------------------------------------------
@@ -73,11 +76,10 @@ class Watch(Run):
 
     # -- steps that are kept waiting ---------------------------------------------------------------------------------
 
-    def _kept_at(self, s: StepState, before: float) -> float:
-        """When a step that has all it needs should have begun, and that be known here; inf if not before some time."""
-        if s.state != "armed" or s.predicted is None or not s.told or s.asking or s.away_since is not None:
-            return inf
-        if (due := s.predicted.start) >= before:
+    def _kept_at(self, s: StepState, due: float) -> float:
+        """When an armed step should have begun that was to begin at `due`, and that be known here; inf: it lacks what
+        it needs."""
+        if not s.told or s.asking or s.away_since is not None:
             return inf
         for need in s.needs:
             p = self.steps[need]
@@ -94,12 +96,14 @@ class Watch(Run):
     def find_kept(self, now: float) -> None:
         """Look at the steps that should have begun: a device that does not begin them is full of what others run there.
 
-        Nobody says for how long: for as long again as it has been so far. That way a step waits for little longer than
-        what it would lose by going elsewhere, and a device that stays full is thought of less and less often (the
-        rent-or-buy rule: Karlin, Manasse, Rudolph, Sleator, "Competitive snoopy caching", Algorithmica 3, 1988).
+        Nobody says for how long: for as long again as it has been so far. That way a step waits for about what it would
+        lose by going elsewhere, for twice that at most, and a device that stays full is looked at less and less often
+        (the rent-or-buy rule: Karlin, Manasse, Rudolph, Sleator, "Competitive snoopy caching", Algorithmica 3, 1988).
         """
         for s in self.steps.values():
-            if now < (due := self._kept_at(s, now)):
+            if s.state != "armed" or s.predicted is None or now < s.predicted.start:
+                continue
+            if now < (due := self._kept_at(s, s.predicted.start)):
                 continue
             since, until = self._desk.full.get(s.device, (due, -inf))
             if due > until + (until - since):  # it never was, or that is long ago

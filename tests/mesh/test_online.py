@@ -164,7 +164,7 @@ async def test_when_a_link_falls_to_a_tenth_what_is_left_moves_and_the_run_ends_
             else:
                 assert world.where("use39") == ["car"]
         monkeypatch.setattr(Runs, "link_changed", lambda runs, device: None)
-        monkeypatch.setattr(Watch, "_kept_at", lambda run, s, before: inf)
+        monkeypatch.setattr(Watch, "_kept_at", lambda run, s, due: inf)
     assert took[0] < 0.6 * took[1]
 
 
@@ -371,7 +371,7 @@ async def test_what_a_device_full_of_another_owners_steps_does_not_begin_goes_el
         ("scheduled", 0), ("one is kept waiting on car", 2)]  # fmt: skip
     assert world.where("one") == world.where("two") == ["hub"]
     assert seconds < 3  # the hub needs 1 s
-    monkeypatch.setattr(Watch, "_kept_at", lambda run, s, before: inf)
+    monkeypatch.setattr(Watch, "_kept_at", lambda run, s, due: inf)
     assert (await beside_another_owner({"car": 4}, QUICK))[0] > 60
 
 
