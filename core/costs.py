@@ -88,15 +88,18 @@ class Costs:
         seconds = _sound(seconds)
         if size is not None:
             size = _sound(size)
-            _touch(self._sizes, skill, Learned, KEYS).add(size, now)
+            touch(self._sizes, skill, Learned, KEYS).add(size, now)
         self._window(skill, device).add(seconds, now)
 
     def _window(self, skill: str, device: str) -> Learned:
         table, key = self._durations, (skill, device)
         if len(table) >= KEYS and key not in table:
             other, on = next(iter(table))
-            del self._by_skill[other][on]
-        window = self._by_skill.setdefault(skill, {})[device] = _touch(table, key, Learned, KEYS)
+            devices = self._by_skill[other]
+            del devices[on]
+            if not devices:
+                del self._by_skill[other]
+        window = self._by_skill.setdefault(skill, {})[device] = touch(table, key, Learned, KEYS)
         return window
 
     def duration(self, skill: str, device: str, guess: float) -> float:
@@ -131,7 +134,7 @@ class Costs:
             ValueError: not a finite number from 0 on.
         """
         seconds = _sound(seconds)
-        wire = _touch(self._links, peer, _Wire, PEERS)
+        wire = touch(self._links, peer, _Wire, PEERS)
         wire.rtt = seconds if wire.rtt is None else wire.rtt + (seconds - wire.rtt) * GAIN
         wire.quality = None
 
@@ -146,7 +149,7 @@ class Costs:
         size, seconds = _sound(size), _sound(seconds)
         if size < SMALL:
             return
-        wire = _touch(self._links, peer, _Wire, PEERS)
+        wire = touch(self._links, peer, _Wire, PEERS)
         # clocks are coarse and the round trip is smoothed: at least a tenth of the time is taken for the bytes
         wire.seconds += max(seconds - (wire.rtt or 0.0) / 2, seconds / 10, 1e-6) - wire.seconds * GAIN
         wire.bytes += size - wire.bytes * GAIN
@@ -185,9 +188,9 @@ class Costs:
                 costs._window(str(skill), str(device)).add(_sound(value), float(now))
         for skill, samples in data["sizes"]:
             for now, value in samples:
-                _touch(costs._sizes, str(skill), Learned, KEYS).add(_sound(value), float(now))
+                touch(costs._sizes, str(skill), Learned, KEYS).add(_sound(value), float(now))
         for peer, rtt, size, seconds in data["links"]:
-            wire = _touch(costs._links, str(peer), _Wire, PEERS)
+            wire = touch(costs._links, str(peer), _Wire, PEERS)
             wire.rtt = None if rtt is None else _sound(rtt)
             wire.bytes, wire.seconds = _sound(size), _sound(seconds)
         return costs
@@ -207,8 +210,8 @@ def _sound(value: float) -> float:
     return float(value)
 
 
-def _touch(table: dict[K, V], key: K, make: Callable[[], V], limit: int) -> V:
-    """The entry at `key`, now the most recent of at most `limit`."""
+def touch(table: dict[K, V], key: K, make: Callable[[], V], limit: int) -> V:
+    """The entry at `key`, made if there is none, and now the most recent of at most `limit`."""
     entry = table.pop(key, None)
     if entry is None:
         entry = make()
