@@ -32,6 +32,10 @@ class Resources:
     """Share of the processor in use, 0 to 1."""
     slots: int = 4
     """Steps that it runs at once."""
+    capacity: float | None = None
+    """Of its battery, in joules."""
+    radio: str | None = None
+    """The kind of network interface that it uses: `wifi`, `cellular`, `bluetooth`, `ethernet`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,8 @@ class Offer:
     lock: str | None = None
     seconds: float = 0.05
     """The author's first guess of its duration."""
+    joules: float | None = None
+    """What an invocation takes of this device: as it learned, else as the author declares; `None`: nobody says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +89,11 @@ class Device:
         """The announcement as a map of plain values."""
         return {
             "id": self.id, "name": self.name, "kind": self.kind, "version": self.version, "addresses": self.addresses,
-            "offers": [{"name": o.name, "digest": o.digest, "effect": o.effect, "lock": o.lock, "seconds": o.seconds}
-                       for o in self.offers],
+            "offers": [{"name": o.name, "digest": o.digest, "effect": o.effect, "lock": o.lock, "seconds": o.seconds,
+                        "joules": o.joules} for o in self.offers],
             "resources": {"battery": self.resources.battery, "charging": self.resources.charging,
-                          "load": self.resources.load, "slots": self.resources.slots},
+                          "load": self.resources.load, "slots": self.resources.slots,
+                          "capacity": self.resources.capacity, "radio": self.resources.radio},
             "neighbours": {n: (q.rtt, q.bandwidth) for n, q in self.neighbours.items()},
             "simulated": self.simulated, "leaving": self.leaving,
         }  # fmt: skip
@@ -94,6 +101,8 @@ class Device:
     @classmethod
     def from_wire(cls, data: dict[str, Any]) -> Device:
         """The announcement that `to_wire` wrote, with every text cleaned and every list bounded.
+
+        Energies, capacity and radio may be left out, as older devices do.
 
         Raises:
             KeyError, TypeError, ValueError: it is not an announcement.
@@ -108,7 +117,8 @@ class Device:
             addresses=tuple(clean(a, 200) for a in data["addresses"][:16]),
             offers=tuple(
                 Offer(clean(o["name"], 100), clean(o["digest"]), clean(o["effect"]),
-                      None if o["lock"] is None else clean(o["lock"]), float(o["seconds"]))
+                      None if o["lock"] is None else clean(o["lock"]), float(o["seconds"]),
+                      None if o.get("joules") is None else float(o["joules"]))
                 for o in data["offers"][:1000]
             ),
             resources=Resources(
@@ -116,6 +126,8 @@ class Device:
                 None if r["charging"] is None else bool(r["charging"]),
                 float(r["load"]),
                 max(1, min(1024, int(r["slots"]))),
+                None if r.get("capacity") is None else float(r["capacity"]),
+                None if r.get("radio") is None else clean(r["radio"]),
             ),
             neighbours={
                 clean(n): LinkQuality(None if rtt is None else float(rtt), None if rate is None else float(rate))

@@ -599,7 +599,9 @@ def _read(wire: dict[str, Any]) -> Device:
     """The announcement in a map from elsewhere, its numbers checked too."""
     device = Device.from_wire(wire)
     resources = device.resources
-    amounts = [resources.load, resources.battery, *(offer.seconds for offer in device.offers)]
+    amounts = [resources.load, resources.battery, resources.capacity]
+    for offer in device.offers:
+        amounts += (offer.seconds, offer.joules)
     for quality in device.neighbours.values():
         amounts += (quality.rtt, quality.bandwidth)
     for amount in amounts:

@@ -367,6 +367,22 @@ def test_a_known_announcement_is_not_read_again() -> None:
     assert a.get("x") is kept
 
 
+def test_a_device_that_tells_nothing_of_energy_is_read_and_one_that_does_is_understood() -> None:
+    told = Device(
+        "x", "x", "phone", (1, 1), offers=(Offer("a.b", "0", "read", joules=2.5),),
+        resources=Resources(battery=0.5, capacity=54_000.0, radio="cell\u202eular"),
+    )  # fmt: skip
+    news = told.to_wire()
+    again = Device.from_wire(news)
+    assert again.offers == told.offers
+    assert again.resources == Resources(battery=0.5, capacity=54_000.0, radio="cellular")
+    for name in ("capacity", "radio"):
+        del news["resources"][name]
+    del news["offers"][0]["joules"]
+    older = Device.from_wire(news)
+    assert (older.offers[0].joules, older.resources) == (None, Resources(battery=0.5))
+
+
 # -- what is malformed -----------------------------------------------------------------------------------------------
 
 
@@ -382,6 +398,9 @@ def test_a_known_announcement_is_not_read_again() -> None:
         {**wire("x"), "neighbours": [["b", [None, None]]]}, {**wire("x"), "neighbours": {"b": [math.nan, None]}},
         {**wire("x"), "neighbours": {"b": [-1.0, None]}}, {**wire("x"), "neighbours": {"b": [None, math.inf]}},
         {**wire("x"), "resources": {"battery": None, "charging": None, "load": 0, "slots": math.inf}},
+        {**wire("x"), "resources": {**wire("x")["resources"], "capacity": math.inf}},
+        {**wire("x"), "resources": {**wire("x")["resources"], "capacity": "much"}},
+        {**wire("x"), "offers": [{"name": "n", "digest": "", "effect": "", "lock": None, "seconds": 1, "joules": -1.0}]},
         {**wire("x"), "offers": [{"name": "n"}]}, {**wire("x"), "more": "x" * 300_000}, {**wire("x"), "more": object()},
     ],
 )  # fmt: skip
