@@ -146,6 +146,14 @@ def test_memory_is_bounded_and_the_least_recently_seen_goes_first() -> None:
     assert costs.link("p1").rtt == 0.1
 
 
+def test_nothing_is_kept_of_a_skill_that_was_forgotten() -> None:
+    costs = Costs()
+    for k in range(KEYS + 10):
+        costs.saw(f"s{k}.x", "d", 1.0, None, 0.0)
+    assert len(costs._by_skill) == KEYS
+    assert not costs.learned("s0.x")
+
+
 @unhurried
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("de"), amounts, st.none() | amounts), max_size=100))
 def test_what_was_learned_survives_a_restart(samples: list[tuple[str, str, float, float | None]]) -> None:
