@@ -8,63 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
 from math import inf
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 from .costs import Costs
-from .device import Device, LinkQuality, Offer, short
+from .device import Device, LinkQuality, short
 from .errors import NoDevice, UsageError
+from .scene import Job, Placed, Scene, joules_of
 
 try:
     from ..runtime_ext.scheduler import Infeasible, Packed
 except ImportError as error:
     raise ImportError("the scheduler's extension is not built; run: make test, or: pip install -e .") from error
 
-RTT: Final = 0.005
-"""Seconds, for a link that was not measured yet."""
-BANDWIDTH: Final = 10e6
-"""Bytes per second, for a link that was not measured yet."""
-SIZE: Final = 1024.0
-"""Bytes, for the output of a skill that never ran."""
-GUESS: Final = 0.05
-"""Seconds, where an announced guess makes no sense."""
+__all__ = ["CHOICE", "WORK", "Assignment", "Candidate", "Job", "Placed", "assign"]
+
 WORK: Final = 2_000
 """Units of work for an assignment: some 60 µs."""
-SAFE: Final = 0.9
-"""Of run times, for deadlines: a plan is made on medians, and promised on this quantile."""
-OFFERS_KEPT: Final = 256
-"""Devices whose offers are remembered by name."""
-_LARGE: Final = 1e12
-"""Bytes; no output is larger."""
-_LONG: Final = 86_400.0
-"""Seconds; what a device announces above that makes no sense."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A step as the scheduler sees it."""
-
-    id: str
-    skill: str
-    needs: tuple[str, ...] = ()
-    """Ids of the steps whose output or end it waits for."""
-    on: str | None = None
-    """The id, name or kind of the device that it must run on."""
-    deadline: float | None = None
-    """Seconds from now; soft."""
-    avoid: frozenset[str] = frozenset()
-    """Ids of devices that refused it."""
-    blind: frozenset[str] = frozenset()
-    """Ids of devices that may not see what it reads."""
-
-
-class Placed(NamedTuple):
-    """A step's device (its id) and times, in seconds from now; negative for what began before."""
-
-    device: str
-    start: float
-    end: float
+CHOICE: Final = 64
+"""Units of work for each device that each step may have, at most, where energy counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +44,9 @@ class Candidate:
     """When it would end there; on any device but the chosen one, if it were free by then."""
     why_not: str = ""
     """Why it cannot run there, or is not expected to end there in time."""
+    joules: float | None = None
+    """What it would take of all devices: its run, and what the radios at both ends of its inputs draw; None if nobody
+    says what its run takes there."""
 
 
 @dataclass(slots=True)
@@ -92,7 +57,13 @@ class Assignment:
     makespan: float
     late: tuple[str, ...]
     """Steps that would miss their deadline if every step took as long as nine times out of ten it takes at most."""
-    _scene: _Scene = field(repr=False, compare=False)
+    _scene: _Reasons = field(repr=False, compare=False)
+
+    @property
+    def joules(self) -> float | None:
+        """What the steps that have not begun are expected to take of all devices, radios included, as far as their
+        devices say; None if none of them does."""
+        return self._scene.total(self.steps)
 
     def why(self, step_id: str) -> str:
         """One sentence: why the step is where it is.
@@ -129,20 +100,24 @@ def assign(
     `link(p, q)` is the quality of the link from p to q, None if there is none; `fixed` are the jobs that are done or
     run already, `incumbent` where the others are placed now: that stays unless something else is shorter by more than
     the part `gain`, or misses fewer deadlines. `apart` are fixed jobs of other plans, which only take room. `work` is
-    how much may be tried. Equal choices go to the device with most of the inputs, then to the earlier one in `devices`.
+    how much may be tried. Of plans of one length the one whose joules are worth least counts (energy.price), if any
+    device tells its charge or what its skills take. Equal choices go to the device with most of the inputs, then to the
+    earlier one in `devices`.
 
     Raises:
         NoDevice: a job can run nowhere; it says for each device why not.
         UsageError: a job needs an unknown one or itself, or `on` is the name of two devices.
     """
-    scene = _Scene(jobs, devices, costs, link, fixed or {})
+    scene = _Reasons(jobs, devices, costs, link, fixed or {})
     try:
         packed = Packed(
             scene.seconds, scene.deps, scene.bandwidth, scene.latency, scene.slots, (), scene.exclusive, scene.fixed,
             {i: job.deadline for i, job in enumerate(jobs) if job.deadline is not None},
-            apart=[scene.index[job_id] for job_id in apart],
+            joules=scene.dear, carry=scene.carry, apart=[scene.index[job_id] for job_id in apart],
         )  # fmt: skip
         now = scene.numbered(incumbent) if incumbent else None
+        if scene.carry:  # that nothing is cheaper is never proven, so a small problem is not searched for long
+            work = min(work, CHOICE * len(jobs) * len(devices))
         device, start, end, _, makespan, *_ = packed.solve(work, incumbent=now, margin=gain)
     except Infeasible as error:
         raise scene.complaint(jobs[error.step], error.rule) from None
@@ -154,164 +129,43 @@ def assign(
     return Assignment(steps, makespan, late, scene)
 
 
-_named: dict[int, tuple[tuple[Offer, ...], dict[str, Offer]]] = {}
+class _Reasons(Scene):
+    """A scene that can say why."""
 
+    __slots__ = ()
 
-def _by_name(offers: tuple[Offer, ...]) -> dict[str, Offer]:
-    """A device's offers by name; of those that were asked for lately it is remembered."""
-    known = _named.get(id(offers))
-    if known is None or known[0] is not offers:  # what is remembered is kept alive, so its id is nobody else's
-        if len(_named) >= OFFERS_KEPT:
-            _named.clear()
-        known = _named[id(offers)] = offers, {o.name: o for o in offers}
-    return known[1]
+    # ---- energy
 
+    def _joules(self, steps: Mapping[str, Placed], i: int, p: int) -> float | None:
+        """What job `i` takes on device `p`, with its inputs' way there."""
+        run = joules_of(self._offering[p][3][self.jobs[i].skill])
+        return None if run is None else run + self._hauled(steps, i, p)
 
-class _Scene:
-    """What an assignment was made from, numbered; columns are the devices, then those that only fixed jobs name."""
+    def _hauled(self, steps: Mapping[str, Placed], i: int, p: int) -> float:
+        """What the radios at both ends of a job's inputs draw."""
+        radios, joules = [f.radio for f in self._facts], 0.0
+        for producer, size in self.inputs(i):
+            q = self.column[steps[self.jobs[producer].id].device]
+            if q != p and q < len(radios) and (rate := self.bandwidth[q][p]) is not None:
+                joules += size * (radios[q].send + radios[p].receive + (radios[q].watts + radios[p].watts) / rate)
+        return joules
 
-    __slots__ = (
-        "_by_job", "_locks", "_offering", "bandwidth", "column", "deps", "devices", "exclusive", "fixed", "ids",
-        "index", "jobs", "latency", "seconds", "slots",
-    )  # fmt: skip
+    def _worth(self, steps: Mapping[str, Placed], i: int, p: int) -> float:
+        """What the energy of job `i` would be worth on device `p`, with all that comes to it and goes from it."""
+        before, after = self._edges()
+        at = [self.column[steps[job.id].device] for job in self.jobs]
+        worth = self.dear[i][p] if self.dear else 0.0
+        worth += sum(size * self.carry[at[j]][p] for j, size in before[i] if at[j] != p)
+        return worth + sum(
+            size * self.carry[p][at[j]] for j in after[i] if at[j] != p for k, size in before[j] if k == i
+        )
 
-    def __init__(
-        self, jobs: Sequence[Job], devices: Sequence[Device], costs: Costs,
-        link: Callable[[str, str], LinkQuality | None], fixed: Mapping[str, Placed],
-    ) -> None:  # fmt: skip
-        self.jobs, self.devices = jobs, devices
-        self.index = index = {job.id: i for i, job in enumerate(jobs)}
-        self.ids = ids = [d.id for d in devices]
-        self.column = column = {device_id: p for p, device_id in enumerate(ids)}
-        for placed in fixed.values():
-            if placed.device not in column:
-                column[placed.device] = len(ids)
-                ids.append(placed.device)
-        gone = len(ids) - len(devices)
-        self.fixed = {index[s]: (column[f.device], f.start, f.end) for s, f in fixed.items() if s in index}
-        self.slots = [d.resources.slots for d in devices] + [1] * gone
-        self._links(link, gone)
-
-        self._offering = [(p, d.id, d.leaving, _by_name(d.offers)) for p, d in enumerate(devices)]
-        self._locks: dict[str, str] = {}
-        self._by_job: tuple[list[list[tuple[int, float]]], list[list[int]]] | None = None
-        rows: dict[Any, list[float | None]] = {}
-        self.seconds: list[list[float | None]] = []
-        self.deps: list[tuple[int, int, float]] = []
-        locked: dict[str, list[int]] = {}
-        size = costs.size
-        sizes = [size(job.skill, SIZE) for job in jobs]
-        for i, job in enumerate(jobs):
-            # a fixed job's row is not looked at, so what it asked for no longer matters
-            free = i in self.fixed or (job.on is None and not job.avoid and not job.blind)
-            key = job.skill if free else (job.skill, job.on, job.avoid, job.blind)
-            row = rows.get(key)
-            if row is None:
-                avoid, wanted = (frozenset(), None) if free else (job.avoid | job.blind, self._asked(job))
-                row = rows[key] = self._row(job.skill, avoid, wanted, costs)
-            self.seconds.append(row)
-            lock = self._locks.get(job.skill)
-            if lock is not None:
-                locked.setdefault(lock, []).append(i)
-            for need in job.needs:
-                producer = index.get(need)
-                if producer is None:
-                    raise UsageError(f"step {job.id} needs {need}", "there is no such step", step=job.id, field="needs")
-                self.deps.append((producer, i, min(sizes[producer], _LARGE)))
-        self.exclusive = list(locked.values())
-
-    def numbered(self, placed: Mapping[str, Placed]) -> tuple[list[int], list[float]]:
-        """Device and start of each job, as `Packed.solve` wants an incumbent."""
-        at = [placed.get(job.id) for job in self.jobs]
-        return [-1 if p is None else self.column.get(p.device, -1) for p in at], [p.start if p else 0.0 for p in at]
-
-    def _links(self, link: Callable[[str, str], LinkQuality | None], gone: int) -> None:
-        self.bandwidth: list[list[float | None]] = []
-        self.latency: list[list[float]] = []
-        here = self.ids[: len(self.devices)]
-        for sender in here:
-            rates: list[float | None] = []
-            delays = []
-            for receiver in here:
-                quality = link(sender, receiver) if sender != receiver else None
-                if quality is None:
-                    rates.append(None)
-                    delays.append(0.0)
-                    continue
-                # what a device tells of its links may be any number at all
-                rtt, rate = quality.rtt, quality.bandwidth
-                delays.append(rtt / 2 if rtt is not None and 0 <= rtt < _LONG else RTT / 2)
-                rates.append(min(rate, _LARGE) if rate is not None and 1 <= rate < inf else BANDWIDTH)
-            self.bandwidth.append(rates + [None] * gone)
-            self.latency.append(delays + [0.0] * gone)
-        for _ in range(gone):
-            self.bandwidth.append([None] * len(self.ids))
-            self.latency.append([0.0] * len(self.ids))
-
-    def _row(self, skill: str, avoid: Set[str], wanted: Set[str] | None, costs: Costs) -> list[float | None]:
-        row: list[float | None] = [None] * len(self.ids)
-        learned = costs.learned(skill)
-        for p, device_id, leaving, offers in self._offering:
-            offer = offers.get(skill)
-            if offer is None:
-                continue
-            if offer.lock is not None:
-                self._locks[skill] = offer.lock
-            if leaving or device_id in avoid or (wanted is not None and device_id not in wanted):
-                continue
-            known = learned.get(device_id)
-            if known is not None and known.sure is not None:
-                row[p] = min(known.sure, _LONG)
-                continue
-            guess = offer.seconds if 0 <= offer.seconds < _LONG else GUESS
-            row[p] = guess if known is None else min(known.value(guess), _LONG)
-        return row
-
-    def _asked(self, job: Job) -> Set[str] | None:
-        """The ids of the devices that `job.on` means, an id before a name before a kind; None for any."""
-        on = job.on
-        if on is None:
+    def total(self, steps: Mapping[str, Placed]) -> float | None:
+        at = [(i, self.column[steps[job.id].device]) for i, job in enumerate(self.jobs) if i not in self.fixed]
+        runs = [joules_of(self._offering[p][3][self.jobs[i].skill]) for i, p in at]
+        if all(run is None for run in runs):
             return None
-        if any(d.id == on for d in self.devices):
-            return {on}
-        named = [d.id for d in self.devices if d.name == on]
-        if len(named) > 1:
-            raise UsageError(f"{on} is the name of two devices", " and ".join(named[:2]), "say which by its id",
-                             step=job.id, field="on")  # fmt: skip
-        return set(named) or {d.id for d in self.devices if d.kind == on}
-
-    def late(self, steps: Mapping[str, Placed], costs: Costs) -> tuple[str, ...]:
-        """Those that end too late where every step takes its SAFE quantile, in the planned order of each device."""
-        end: dict[int, float] = {}
-        lanes = [[0.0] * min(slots, len(self.jobs)) for slots in self.slots]
-        for i in sorted(range(len(self.jobs)), key=lambda i: steps[self.jobs[i].id].start):
-            job, p = self.jobs[i], self.column[steps[self.jobs[i].id].device]
-            placed = steps[job.id]
-            free = heappop(lanes[p])
-            if i in self.fixed:
-                end[i] = placed.end
-            else:
-                ready = max(placed.start, free)
-                for producer, size in self.inputs(i):
-                    at = self.column[steps[self.jobs[producer].id].device]
-                    ready = max(ready, end[producer] + self._travel(at, p, size))
-                took = costs.duration_quantile(job.skill, self.ids[p], SAFE, placed.end - placed.start)
-                end[i] = ready + max(took, placed.end - placed.start)
-            heappush(lanes[p], max(free, end[i]))
-        return tuple(job.id for i, job in enumerate(self.jobs) if job.deadline is not None and end[i] > job.deadline)
-
-    def inputs(self, i: int) -> list[tuple[int, float]]:
-        """What job `i` waits for, and the size of each."""
-        return self._edges()[0][i]
-
-    def _edges(self) -> tuple[list[list[tuple[int, float]]], list[list[int]]]:
-        """By job, what it waits for with its size, and what waits for it; worked out when somebody asks for reasons."""
-        if self._by_job is None:
-            self._by_job = [[] for _ in self.jobs], [[] for _ in self.jobs]
-            for producer, consumer, size in self.deps:
-                self._by_job[0][consumer].append((producer, size))
-                self._by_job[1][producer].append(consumer)
-        return self._by_job
+        return sum(run or 0.0 for run in runs) + sum(self._hauled(steps, i, p) for i, p in at)
 
     # ---- reasons
 
@@ -344,10 +198,6 @@ class _Scene:
             ready = max(ready, placed.end + self._travel(self.column[placed.device], p, size))
         return ready
 
-    def _travel(self, p: int, q: int, size: float) -> float:
-        rate = self.bandwidth[p][q]
-        return 0.0 if p == q else inf if rate is None else self.latency[p][q] + size / rate
-
     def refused(self, steps: Mapping[str, Placed], step_id: str) -> dict[str, str]:
         i = self.index[step_id]
         reasons = {}
@@ -370,7 +220,8 @@ class _Scene:
             ready = self._arrival(steps, i, p)
             busy = not chosen and self._busy(steps, step_id, p, ready, ready + run)
             end = placed.end if chosen else ready + run
-            found.append(Candidate(name, chosen, run, ready, end, "is busy then" if busy else ""))
+            joules = self._joules(steps, i, p)
+            found.append(Candidate(name, chosen, run, ready, end, "is busy then" if busy else "", joules))
         return sorted(found, key=lambda c: (c.end is None, not c.chosen, c.end or 0.0))
 
     def _unlinked(self, steps: Mapping[str, Placed], i: int, p: int) -> str | None:
@@ -403,14 +254,26 @@ class _Scene:
         ready = self._arrival(steps, i, p)
         there, best = min((self._arrival(steps, i, q) + (row[q] or 0.0), q) for q in linked)
         rival, faster = self._name(best), row[best] or 0.0
+        cheaper = bool(self.carry) and self._worth(steps, i, p) < self._worth(steps, i, best)
         if ready + run > there:
-            busy = self._busy(steps, step_id, best, there - faster, there)
-            return f"{rival} is busy then" if busy else f"what follows it goes quicker from here than from {rival}"
+            if self._busy(steps, step_id, best, there - faster, there):
+                return f"{rival} is busy then"
+            if cheaper and self._in_time(steps, i, best, there):
+                return f"soon enough here, and its energy is dearer on {rival}"
+            return f"what follows it goes quicker from here than from {rival}"
         if run < faster:
             return f"{_time(run)} here, {_time(faster)} on {rival}"
         if ready + run < there:
             return f"its inputs are here: {_time(run)}, and {_time(there - ready)} on {rival}"
-        return f"no later here than on {rival}"
+        return f"no later here than on {rival}" + (", where its energy is dearer" if cheaper else "")
+
+    def _in_time(self, steps: Mapping[str, Placed], i: int, p: int, end: float) -> bool:
+        """Whether all that follows job `i` could begin when it does if that one ended then on device `p`."""
+        before, after = self._edges()
+        return all(
+            end + self._travel(p, self.column[steps[self.jobs[j].id].device], size) <= steps[self.jobs[j].id].start
+            for j in after[i] for k, size in before[j] if k == i
+        )  # fmt: skip
 
     def _busy(self, steps: Mapping[str, Placed], step_id: str, p: int, begin: float, end: float) -> bool:
         at = self.ids[p]

@@ -22,7 +22,7 @@ ALLOWED = {
 }
 SANS_IO = (
     "wire", "session", "members", "plan", "scheduler", "schema", "costs", "run", "trust", "policy", "driving", "labels",
-    "label_graph", "placing",
+    "label_graph", "placing", "energy", "scene",
 )  # fmt: skip
 IMPURE = {"anyio", "asyncio", "socket", "time", "random", "trio", "threading", "subprocess"}
 SANS_IO_MAY = {"run": {"anyio"}}  # its `ended` is an event that callers await

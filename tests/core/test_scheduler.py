@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from slipstream.core.costs import Costs
 from slipstream.core.device import Device, LinkQuality, Offer, Resources
+from slipstream.core.energy import RADIOS
 from slipstream.core.errors import NoDevice, UsageError
 from slipstream.core.problem import Problem, Schedule, schedule
 from slipstream.core.scheduler import Job, Placed, assign
@@ -880,3 +881,102 @@ def test_what_can_not_be_packed_twice_or_used_unpacked_says_so() -> None:
     for use in (lambda p: p.solve(), lambda p: p.heft()):
         with pytest.raises(ValueError, match="nothing is packed"):
             use(Packed.__new__(Packed))
+
+
+# ---- energy
+
+
+def powered(name: str, kind: str, joules: float | None, seconds: float = 1.0, **resources: object) -> Device:
+    offers = (Offer("x.y", "d", "read", seconds=seconds, joules=joules), Offer(f"{name}.own", "d", "read", seconds=1.0))
+    return Device(f"id-{name}", name, kind, offers=offers, resources=Resources(**resources))  # type: ignore[arg-type]
+
+
+EMPTYING = powered("pixel", "phone", 5.0, battery=0.2)
+FULL = powered("nova", "phone", 5.0, battery=0.9)
+CHARGED = powered("kona", "car", 5.0, battery=0.5)
+PLUGGED = powered("hub1", "hub", 5.0)
+
+
+@pytest.mark.parametrize(
+    ("devices", "expected"),
+    [
+        ([EMPTYING, FULL, CHARGED, PLUGGED], "id-hub1"),
+        ([EMPTYING, FULL, CHARGED], "id-kona"),
+        ([EMPTYING, FULL], "id-nova"),
+        ([FULL, powered("tab", "phone", 5.0, battery=0.1, charging=True)], "id-tab"),
+        ([FULL, powered("tab", "phone", 1.0, battery=0.9)], "id-tab"),
+        ([powered("quick", "phone", 500.0, 0.5, battery=0.1), PLUGGED], "id-quick"),
+        ([FULL, powered("silent", "phone", None, battery=0.9)], "id-nova"),
+        ([powered("silent", "phone", None, battery=0.2), FULL], "id-nova"),
+    ],
+)
+def test_of_places_that_are_as_quick_the_one_whose_joules_are_worth_least_is_taken(
+    devices: list[Device], expected: str
+) -> None:
+    assert where([Job("a", "x.y")], devices) == {"a": expected}
+
+
+def test_nothing_is_later_for_the_sake_of_energy() -> None:
+    jobs = [Job("a", "x.y"), Job("b", "pixel.own", ("a",))]
+    assert where(jobs, [EMPTYING, PLUGGED])["a"] == "id-pixel"
+
+
+def test_what_has_time_goes_where_its_energy_is_cheap_and_says_so() -> None:
+    slow = powered("hub1", "hub", 5.0, 1.5)
+    jobs = [Job("a", "x.y"), Job("b", "pixel.own"), Job("c", "pixel.own", ("b",)), Job("d", "pixel.own", ("a", "c"))]
+    made = assign(jobs, [EMPTYING, slow], Costs(), near)
+    assert made.makespan == pytest.approx(3.0)
+    assert made.steps["a"].device == "id-hub1"
+    assert made.why("a") == "soon enough here, and its energy is dearer on pixel"
+    assert assign([jobs[0]], [EMPTYING, PLUGGED], Costs(), near).why("a") == (
+        "no later here than on pixel, where its energy is dearer"
+    )
+
+
+def test_what_the_radios_draw_counts_at_both_ends_and_by_their_kind() -> None:
+    costs = Costs()
+    for k in range(20):
+        costs.saw("pixel.own", "id-pixel", 1.0, 1e6, float(k))
+    jobs = [Job("a", "pixel.own"), Job("b", "x.y", ("a",))]
+
+    def link(p: str, q: str) -> LinkQuality:
+        return LinkQuality(0.0, 1e6)
+
+    takes = {}
+    for kind in ("wifi", "cellular", "ethernet"):
+        phone = powered("pixel", "phone", 5.0, 9.0, battery=0.5, radio=kind)
+        made = assign(jobs, [phone, powered("hub1", "hub", 5.0, radio="ethernet")], costs, link)
+        (there, here) = made.candidates("b")
+        assert (there.device, here.device) == ("hub1", "pixel")
+        assert here.joules == 5.0
+        takes[kind] = there.joules
+        assert made.joules == there.joules  # nobody says what the other step takes
+    sent, wire = RADIOS["wifi"], RADIOS["ethernet"]
+    assert takes["wifi"] == pytest.approx(5.0 + 1e6 * (sent.send + wire.receive) + sent.watts * 1.0)
+    assert takes["ethernet"] < takes["wifi"] < takes["cellular"]
+
+
+def test_where_nobody_tells_of_energy_none_is_predicted_and_none_weighed() -> None:
+    made = assign([Job("a", "nav.route")], [PIXEL, CAR], Costs(), near)
+    assert made.joules is None
+    assert all(c.joules is None for c in made.candidates("a"))
+    assert not made._scene.carry
+    assert not made._scene.dear
+
+
+def test_what_is_done_is_not_expected_to_take_anything_any_more() -> None:
+    jobs = [Job("a", "x.y"), Job("b", "x.y")]
+    assert assign(jobs, [PLUGGED], Costs(), near).joules == 10.0
+    assert assign(jobs, [PLUGGED], Costs(), near, fixed={"a": Placed("id-gone", -2.0, -1.0)}).joules == 5.0
+
+
+@unhurried
+@given(st.floats(), st.floats(), st.floats(), st.sampled_from(["phone", "hub"]))
+def test_no_energy_that_a_device_tells_can_break_an_assignment(
+    joules: float, battery: float, capacity: float, kind: str
+) -> None:
+    told = powered("a", kind, joules, battery=battery, capacity=capacity)
+    jobs = [Job("1", "a.own"), Job("2", "x.y", ("1",))]
+    made = assign(jobs, [told, powered("b", "phone", joules, battery=battery)], Costs(), near)
+    assert made.why("2")
+    assert made.joules is None or 0 <= made.joules < inf
