@@ -406,8 +406,8 @@ class Pack:
 
     `open(settings)` is an async context manager that yields the backend (a simulator, a bus, an API client); a skill
     gets at it with `ctx.backend(Class)`. `settings` has what the config says, and `state`: a folder of the pack's own.
-    `capabilities(backend)` says what is really there, `resources(backend)` its `battery` (0 to 1) and `charging`,
-    `driving(backend)` what the vehicle is doing, None if the pack belongs to none.
+    `capabilities(backend)` says what is really there, `resources(backend)` its `battery` (0 to 1), `charging` and what
+    else gauge.py takes, `driving(backend)` what the vehicle is doing, None if the pack belongs to none.
     """
 
     name: str

@@ -46,9 +46,13 @@ def _charge(car: CarSim) -> Charge:
 
 
 def resources(car: CarSim) -> dict[str, object]:
-    """The battery that drives, as what the car announces of itself; nothing while it is not known."""
+    """The battery that drives, as what the car announces of itself; nothing while it is not known.
+
+    It tells no drain: what skills take would be lost in what driving takes.
+    """
     try:
-        return {"battery": float(car.known(vss.SOC)) / 100, "charging": bool(car.known(vss.IS_CHARGING))}
+        return {"battery": float(car.known(vss.SOC)) / 100, "charging": bool(car.known(vss.IS_CHARGING)),
+                "capacity": car.car.capacity * 3.6e6}  # fmt: skip
     except SlipError:  # such a car, or a silent signal: it announces no battery
         return {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ....core.skill import Pack
 from ..common import summary_text, weather_at
 from .agenda import calendar_add, calendar_next, notify_show
-from .hardware import battery, camera_take, clipboard_get, clipboard_set, location_get, torch_set
+from .hardware import battery, camera_take, clipboard_get, clipboard_set, location_get, resources, torch_set
 from .people import call_end, call_start, contacts_find, message_send
 from .sim import PhoneSim, open_phone
 from .sound import media_play, media_stop, speech_say
@@ -20,6 +20,6 @@ pack = Pack(
         summary_text,
     ),
     open=open_phone,
-    resources=lambda phone: {"battery": phone.advance(), "charging": phone.state.charging},
+    resources=resources,
     simulated=True,
 )  # fmt: skip

@@ -37,6 +37,13 @@ async def battery(ctx: Context) -> Battery:
     return Battery(percent=round(100 * level, 1), charging=charging, power_mw=draw, hours=hours)
 
 
+def resources(phone: PhoneSim) -> dict[str, object]:
+    """The battery, and what left it, as what the phone announces of itself; energies in joules."""
+    level, capacity, charging = phone.advance(), 3.6 * CAPACITY_MWH, phone.state.charging
+    told: dict[str, object] = {"battery": level, "charging": charging, "capacity": capacity}
+    return told if charging else told | {"drain": ("phone", (1 - level) * capacity)}
+
+
 class Location(BaseModel):
     """Where the phone is."""
 
