@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import anyio
 
+from .energy import Meter
 from .errors import Cancelled, Refused, SkillFailed, SlipError, UnknownOutcome, UsageError, from_wire
 from .events import Events
 from .gate import Caller
@@ -104,6 +105,8 @@ class Invoker:
     """Runs skills, one invocation at a time."""
 
     guard: Guard | None = None
+    energy: Meter | None = None
+    """Hears what runs when."""
 
     def __init__(self, mesh: Mesh, catalogue: Catalogue, journal: Journal, events: Events, gate: Door) -> None:
         self.catalogue = catalogue
@@ -271,6 +274,9 @@ class Invoker:
         """Run the skill's own code; the guard finds this frame on the stack when the loop is held up."""
         if self.guard is not None:
             self.guard.enter()
+        if (energy := self.energy) is not None:
+            began = anyio.current_time()
+            energy.began(spec.name, began)
         try:
             if not spec.streaming:
                 return await spec.fn(ctx, **checked)
@@ -291,6 +297,9 @@ class Invoker:
             raise SkillFailed(f"{spec.name} raised {type(error).__name__}", _words(error), where_raised(error),
                               skill=spec.name) from error  # fmt: skip
         finally:
+            if energy is not None:
+                now = anyio.current_time()
+                energy.ended(spec.name, now - began, now)
             if self.guard is not None:
                 self.guard.leave()
 

@@ -24,6 +24,7 @@ from .consent import Consents
 from .costs import Costs
 from .device import Device, LinkQuality, Offer, Resources, clean, short
 from .dispatch import Dispatch
+from .energy import J_PER_MWH, Meter
 from .errors import LinkLost, SlipError, UsageError
 from .events import Event, Events
 from .execute import Executor
@@ -63,7 +64,8 @@ class Node(Calls):
         policy: PolicySource, audit: Audit | None = None,
         packs: Sequence[tuple[Pack, Mapping[str, Any]]] = (), journal: Journal | None = None,
         candidates: Candidates | None = None, resources: Resources = Resources(), guard: Guard | None = None,
-        wall: Callable[[], float] = time.time, new_id: Callable[[], str] = lambda: secrets.token_hex(5),
+        meters: Sequence[Callable[[], Mapping[str, Any]]] = (), wall: Callable[[], float] = time.time,
+        new_id: Callable[[], str] = lambda: secrets.token_hex(5),
     ) -> None:  # fmt: skip
         self.id, self.name, self.kind = device_id, clean(name), kind
         self.journal = journal or Journal(":memory:", wall)
@@ -74,7 +76,7 @@ class Node(Calls):
         self.timers = Timers()
         self.candidates = candidates
         self._transports = {t.scheme: t for t in transports}
-        self._packs, self._resources, self._guard = packs, resources, guard
+        self._packs, self._resources, self._guard, self._meters = packs, resources, guard, meters
         self.wall, self.new_id = wall, new_id
         self._trust, self._policy, self.audit = trust, policy, audit or Audit(None, b"", wall)
         self._vehicles: list[Callable[[], Driving | None]] = []
@@ -134,7 +136,9 @@ class Node(Calls):
                 self.id, hello, self._transports, self.candidates, self.timers, self.clock, self, self._group,
                 self.admission, self._workers,
             )  # fmt: skip
-            self._gauge = Gauge(self._resources, meters)
+            kept = (self.journal.fact("costs") or {}).get("energy")
+            energy = Meter.from_wire(kept, self.clock()) if kept else Meter()
+            self._gauge = Gauge(self._resources, [*meters, *self._meters], energy)
             me = Device(
                 self.id, self.name, self.kind, version=(self.journal.next_boot(), 0), offers=self._offers(),
                 resources=self._gauge.look(self.clock()), simulated=simulated,
@@ -206,11 +210,13 @@ class Node(Calls):
         offers = []
         for spec in self.catalogue.specs.values():
             self._specs.keep(spec.digest, spec.to_wire())
-            offers.append(Offer(spec.name, spec.digest, spec.effect.value, spec.lock, spec.cost.latency_ms / 1000))
+            joules = self._gauge.energy.told.get(spec.name, spec.cost.energy_mwh * J_PER_MWH or None)
+            offers.append(Offer(spec.name, spec.digest, spec.effect.value, spec.lock, spec.cost.latency_ms / 1000,
+                                joules))  # fmt: skip
         return tuple(offers)
 
     def _keep_costs(self) -> None:
-        self.journal.remember("costs", self.costs.to_wire())
+        self.journal.remember("costs", self.costs.to_wire() | {"energy": self._gauge.energy.to_wire()})
 
     # -- members -----------------------------------------------------------------------------------------------------
 
@@ -227,6 +233,10 @@ class Node(Calls):
                     peer.beat()
                     self.members.sent(peer_id, now)
             self.members.change(now, resources=self._gauge.look(now))
+            if self._gauge.energy.source:
+                self.invoker.energy = self._gauge.energy
+            if self._gauge.learned:
+                self.members.change(now, offers=self._offers())
             self._spread()
             self._look = anyio.Event()
             at = self.members.next_timer()

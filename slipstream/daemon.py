@@ -34,6 +34,7 @@ from .core.skill import Pack
 from .guard import StallGuard
 from .keeper import RosterKeeper
 from .log import Log
+from .machine import machine
 from .notify import notify, watchdog_seconds
 from .policy_source import PolicyFile
 from .skills import load as load_packs
@@ -184,7 +185,7 @@ class Daemon:
             self._identity.id, *self._called(), transports=[transport],
             packs=[(pack, self._settings_of(pack)) for pack in self._packs.values()], journal=self._journal,
             candidates=candidates, guard=guard, trust=self._keeper,
-            policy=self._policy, audit=audit,
+            policy=self._policy, audit=audit, meters=[machine()],
         )  # fmt: skip
         node.events.listen(self._log.event)
         about = {"state": str(config.state)}

@@ -400,7 +400,7 @@ def test_a_device_that_tells_nothing_of_energy_is_read_and_one_that_does_is_unde
         {**wire("x"), "resources": {"battery": None, "charging": None, "load": 0, "slots": math.inf}},
         {**wire("x"), "resources": {**wire("x")["resources"], "capacity": math.inf}},
         {**wire("x"), "resources": {**wire("x")["resources"], "capacity": "much"}},
-        {**wire("x"), "offers": [{"name": "n", "digest": "", "effect": "", "lock": None, "seconds": 1, "joules": -1.0}]},
+        {**wire("x"), "offers": [{"name": "n", "digest": "", "effect": "", "lock": None, "seconds": 1, "joules": -1}]},
         {**wire("x"), "offers": [{"name": "n"}]}, {**wire("x"), "more": "x" * 300_000}, {**wire("x"), "more": object()},
     ],
 )  # fmt: skip
