@@ -17,9 +17,10 @@ Names = Callable[[str], str]
 
 
 def preview(plan: Plan, found: Assignment, names: Names) -> dict[str, Any]:
-    """A plan as it would run now: for each step the device, the predicted times in seconds, and the reason."""
+    """A plan as it would run now: for each step the device, the predicted times in seconds, the joules as far as known,
+    and the reason."""
     return {
-        "goal": plan.goal, "seconds": found.makespan, "late": list(found.late),
+        "goal": plan.goal, "seconds": found.makespan, "joules": found.joules, "late": list(found.late),
         "steps": [
             {
                 "step": s.id, "skill": s.skill, "needs": list(s.needs), "device": names(found.steps[s.id].device),
@@ -27,7 +28,7 @@ def preview(plan: Plan, found: Assignment, names: Names) -> dict[str, Any]:
                 "refused": found.refused(s.id),
                 "candidates": [
                     {"device": c.device, "chosen": c.chosen, "seconds": c.seconds, "ready": c.ready, "end": c.end,
-                     "why_not": c.why_not} for c in found.candidates(s.id)
+                     "joules": c.joules, "why_not": c.why_not} for c in found.candidates(s.id)
                 ],
             }
             for s in order(plan)

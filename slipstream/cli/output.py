@@ -106,6 +106,14 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 3600:.3g} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"
 
 
+def energy(joules: float) -> str:
+    """Joules as people read them."""
+    for factor, unit in ((1e6, "MJ"), (1e3, "kJ"), (1.0, "J")):
+        if joules >= factor:
+            return f"{joules / factor:.3g} {unit}"
+    return f"{joules * 1e3:.3g} mJ"
+
+
 def percent(share: float | None) -> str | None:
     """A share from 0 to 1 as people read it."""
     return None if share is None else f"{share * 100:.0f}%"

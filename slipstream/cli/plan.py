@@ -23,7 +23,8 @@ def main(args: argparse.Namespace) -> int:
         output.show_json(answer)
         return 0
     plan = answer["plan"]
-    output.line(f"{plan['goal']}: about {output.duration(plan['seconds'])}")
+    energy = "" if plan["joules"] is None else f", {output.energy(plan['joules'])}"
+    output.line(f"{plan['goal']}: about {output.duration(plan['seconds'])}{energy}")
     if plan["late"]:
         output.note(f"  likely too late for its deadline: {', '.join(plan['late'])}")
     print()
@@ -49,10 +50,10 @@ def _show_candidates(steps: list[dict[str, Any]]) -> None:
         print()
         output.line(f"{s['step']} ({s['skill']}): {s['why']}")
         output.table(
-            ("", "device", "runs", "inputs there", "would end", "why not"),
+            ("", "device", "runs", "inputs there", "would end", "takes", "why not"),
             [
                 ("→" if c["chosen"] else "", c["device"], *(_at(c[name]) for name in ("seconds", "ready", "end")),
-                 c["why_not"])
+                 None if c["joules"] is None else output.energy(c["joules"]), c["why_not"])
                 for c in s["candidates"]
             ],
         )  # fmt: skip

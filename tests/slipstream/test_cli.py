@@ -353,6 +353,7 @@ def test_a_plan_is_shown_before_it_runs_and_starts_nothing(at: Any, said: Any, t
     (one,) = shown["plan"]["steps"][0]["candidates"]
     assert (one["device"], one["chosen"], one["why_not"]) == ("alone", True, "")
     assert 0 <= one["ready"] <= one["end"]
+    assert (one["joules"], shown["plan"]["joules"]) == (None, None)  # its author says nothing
     assert said("runs", "list") == before
 
 
