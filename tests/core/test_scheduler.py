@@ -933,6 +933,25 @@ def test_what_has_time_goes_where_its_energy_is_cheap_and_says_so() -> None:
     )
 
 
+def test_what_goes_quicker_from_there_is_not_said_to_be_for_the_sake_of_energy() -> None:
+    costs = Costs()
+    for k in range(20):
+        costs.saw("x.y", "id-kona", 2.0, 5e6, float(k))
+    made = assign([Job("a", "x.y"), Job("b", "kona.own", ("a",))], [EMPTYING, CHARGED], costs, near)
+    assert made.why("a") == "what follows it goes quicker from here than from pixel"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_places_that_are_as_quick_the_one_whose_radio_draws_less_is_taken(order: int) -> None:
+    costs = Costs()
+    for k in range(20):
+        costs.saw("hub1.own", "id-hub1", 1.0, 1e6, float(k))
+    source = Device("id-hub1", "hub1", "hub", offers=(Offer("hub1.own", "d", "read", seconds=1.0),))
+    near_by = [powered(name, "phone", 5.0, battery=0.5, radio=name) for name in ("wifi", "cellular")][::order]
+    jobs = [Job("a", "hub1.own"), Job("b", "x.y", ("a",))]
+    assert assign(jobs, [source, *near_by], costs, near).steps["b"].device == "id-wifi"
+
+
 def test_what_the_radios_draw_counts_at_both_ends_and_by_their_kind() -> None:
     costs = Costs()
     for k in range(20):

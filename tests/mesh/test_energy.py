@@ -48,7 +48,7 @@ async def test_others_hear_the_authors_figure_first_and_then_what_the_battery_sh
 
 async def test_a_device_without_a_gauge_says_what_its_skills_authors_say() -> None:
     async with testing.mesh("phone", "hub") as m:
-        await m.call("lights.get", {}, on="hub")
+        await m.call("summary.text", {"facts": {"doors": 2}}, on="hub")
         assert m["hub"].members.me.resources.capacity is None
         assert all(offer.joules is None for offer in m["hub"].members.me.offers)
         assert m["hub"].invoker.energy is None
