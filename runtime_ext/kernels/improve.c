@@ -232,17 +232,8 @@ static int adopt(Sched *w, Search *s)
 /* Take a schedule over as the state: its sequence is that of its start times. */
 static int take_over(Sched *w, Search *s, const int *device, const double *start)
 {
-    double latest = 0, *from = w->till_was;
-    for (int x = 0; x < w->n; x++) { /* rising along every edge, whatever a rounding did: then the order is topological */
-        int i = w->topological[x];
-        from[i] = start[i];
-        for (int e = w->before_at[i]; e < w->before_at[i + 1]; e++)
-            from[i] = from[w->before[e]] > from[i] ? from[w->before[e]] : from[i];
-        latest = from[i] > latest ? from[i] : latest;
-    }
-    for (int i = 0; i < w->n; i++)
-        w->shaken[i] = latest - from[i];
-    sched_arrange(w, w->shaken);
+    memcpy(w->shaken, start, (size_t)w->n * sizeof *start);
+    sched_line_up(w, w->shaken);
     memcpy(w->sequence, w->order, (size_t)w->free * sizeof *w->order);
     for (int k = 0; k < w->free; k++)
         w->on[w->sequence[k]] = device[w->sequence[k]];
@@ -275,7 +266,6 @@ static void keep(Sched *w)
         w->end[i] = w->start[i] + w->seconds[(size_t)i * w->stride + w->on[i]];
     }
     sched_keep(w);
-    w->proven = w->kept.late == 0 && w->kept.makespan <= w->bound * (1 + 1e-12) && !w->prices;
 }
 
 /* ---- changes --------------------------------------------------------------------------------------------------- */
@@ -535,31 +525,6 @@ static void begin(Sched *w, Search *s)
     }
     lanes_at_first(w);
     s->path = -1;
-}
-
-/* Keep the schedule that runs, as it would go on from here; steps whose device is not open to them any more go where
-   they take least. False if that cannot be. */
-int sched_take_incumbent(Sched *w)
-{
-    Search s = {0};
-    sched_arrange(w, w->up);
-    sched_empty(w);
-    begin(w, &s);
-    for (int i = 0; i < w->n; i++) {
-        const double *seconds = w->seconds + (size_t)i * w->stride;
-        int p = w->device_now[i];
-        if (w->fixed[i] || (p >= 0 && p < w->m && seconds[p] < INFINITY))
-            continue;
-        p = 0;
-        for (int q = 1; q < w->m; q++)
-            if (seconds[q] < seconds[p])
-                p = q;
-        w->device_now[i] = p;
-    }
-    if (!take_over(w, &s, w->device_now, w->start_now))
-        return 0;
-    keep(w);
-    return 1;
 }
 
 void sched_improve(Sched *w)

@@ -295,6 +295,25 @@ static int choose(Sched *w, int i, const double *ahead, double eager, int prefer
     return chosen;
 }
 
+/* On the device that it has; -1 if that cannot be. */
+static int stay(Sched *w, int i, int p, const unsigned char *tried, double *at)
+{
+    double ready = w->opens[p];
+    if (tried && (tried[p] || !w->may[(size_t)i * w->m + p]))
+        return -1;
+    for (int e = w->before_at[i]; e < w->before_at[i + 1]; e++) {
+        int j = w->before[e];
+        size_t link = (size_t)w->device[j] * w->stride + p;
+        double t = w->end[j] + w->latency[link] + w->before_size[e] * w->per_unit[link];
+        ready = t > ready ? t : ready;
+    }
+    at[0] = moment(w, i, p, ready, &w->lane[i]);
+    if (at[0] < INFINITY)
+        return p;
+    w->rule = SCHED_NO_WINDOW;
+    return -1;
+}
+
 /* ---- which devices are open to a step -------------------------------------------------------------------------- */
 
 static void strike(Sched *w, int i, int p)
@@ -393,7 +412,9 @@ static int search(Sched *w, int looking, double eager, int prefer)
         unsigned char *tried = w->tried + (size_t)level * w->m;
         w->rule = SCHED_NO_LINK;
         int liked = prefer == EVERYWHERE || (prefer == CRITICAL && w->critical[i]);
-        int p = choose(w, i, looks(w, i, looking), eager, liked, tried, &at);
+        int p = prefer == HELD && w->device_now[i] >= 0
+                    ? stay(w, i, w->device_now[i], tried, &at)
+                    : choose(w, i, looks(w, i, looking), eager, liked, tried, &at);
         if (p < 0) {
             if (level > deepest) {
                 deepest = level;
@@ -442,7 +463,9 @@ int sched_place(Sched *w, int looking, double eager, int prefer)
         int i = w->order[x], p;
         int liked = prefer == EVERYWHERE || (prefer == CRITICAL && w->critical[i]);
         double at = 0;
-        if (liked || w->wide || w->group_at[i] < w->group_at[i + 1])
+        if (prefer == HELD && w->device_now[i] >= 0)
+            p = stay(w, i, w->device_now[i], NULL, &at);
+        else if (liked || w->wide || w->group_at[i] < w->group_at[i + 1])
             p = choose(w, i, looks(w, i, looking), eager, liked, NULL, &at);
         else
             p = choose_plainly(w, i, looks(w, i, looking), eager, &at);
@@ -475,8 +498,8 @@ static void advance(Sched *w, int step, int number)
     memcpy(w->order, w->heap, (size_t)put_at * sizeof *w->order);
 }
 
-/* The devices of each step, and a first schedule, which is kept; SCHED_OK, or the rule that none can keep. */
-int sched_first(Sched *w)
+/* The devices that are open to each step; SCHED_OK, or the rule that no schedule can keep. */
+int sched_open(Sched *w)
 {
     int emptied;
     for (int i = 0; i < w->n; i++) {
@@ -488,10 +511,8 @@ int sched_first(Sched *w)
             return SCHED_NO_DEVICE;
         }
     }
-    sched_arrange(w, w->up);
-    if (!w->sparse && !w->windows) {
+    if (!w->sparse && !w->windows)
         return SCHED_OK;
-    }
     w->struck = 0;
     memset(w->front, 0, (size_t)w->n * sizeof *w->front);
     for (int i = 0; i < w->n; i++) {
@@ -519,6 +540,15 @@ int sched_first(Sched *w)
         return SCHED_NO_LINK;
     }
     w->struck = 0; /* what is out now is out for good */
+    return SCHED_OK;
+}
+
+/* A first schedule where not every order leads to one, which is kept; SCHED_OK, or the rule that none was found for. */
+int sched_first(Sched *w)
+{
+    if (!w->sparse && !w->windows)
+        return SCHED_OK;
+    sched_arrange(w, w->up);
     for (int number = 1; number <= ROUNDS; number++) {
         int found = sched_place(w, w->m <= TABLE, 1.0, NOWHERE);
         if (found == 1) {

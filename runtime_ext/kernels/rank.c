@@ -145,8 +145,8 @@ static uint32_t falling(float rank)
         float f;
         uint32_t u;
     } bits;
-    bits.f = rank > 0 ? rank : 0;
-    return ~bits.u;
+    bits.f = rank + 0.0f; /* of two zeros one */
+    return bits.u >> 31 ? bits.u : ~bits.u & 0x7fffffffu;
 }
 
 static void sort_keys(Sched *w, int count)
@@ -196,6 +196,25 @@ void sched_arrange(Sched *w, const double *rank)
     w->free = count;
     for (int x = 0; x < count; x++)
         w->order[x] = w->keys[x].step;
+}
+
+/* By rising start, to the last bit, equal ones in topological order; starts that fall along an edge are made to rise. */
+void sched_line_up(Sched *w, double *from)
+{
+    for (int x = 0; x < w->n; x++) {
+        int i = w->topological[x];
+        for (int e = w->before_at[i]; e < w->before_at[i + 1]; e++)
+            from[i] = from[w->before[e]] > from[i] ? from[w->before[e]] : from[i];
+    }
+    for (int i = 0; i < w->n; i++)
+        from[i] = -from[i];
+    sched_arrange(w, from);
+    for (int x = 1; x < w->free; x++) { /* those whose keys are the same */
+        int i = w->order[x], y = x;
+        for (; y > 0 && from[w->order[y - 1]] < from[i]; y--)
+            w->order[y] = w->order[y - 1];
+        w->order[y] = i;
+    }
 }
 
 static void sift(const double *rank, int *heap, int count, int x)

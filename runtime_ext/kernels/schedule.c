@@ -214,7 +214,14 @@ int sched_keep(Sched *w)
     memcpy(w->device_kept, w->device, (size_t)w->n * sizeof *w->device);
     memcpy(w->start_kept, w->start, (size_t)w->n * sizeof *w->start);
     memcpy(w->end_kept, w->end, (size_t)w->n * sizeof *w->end);
+    sched_prove(w);
     return 1;
+}
+
+/* Whether what is kept is as short as can be. */
+void sched_prove(Sched *w)
+{
+    w->proven = w->found && w->kept.late == 0 && w->kept.makespan <= w->bound * (1 + 1e-12) && !w->prices;
 }
 
 /* ---- budget and chance ----------------------------------------------------------------------------------------- */
@@ -239,11 +246,6 @@ int sched_over(Sched *w)
     return w->expired;
 }
 
-static void prove(Sched *w)
-{
-    w->proven = w->found && w->kept.late == 0 && w->kept.makespan <= w->bound * (1 + 1e-12) && !w->prices;
-}
-
 /* ---- the portfolio --------------------------------------------------------------------------------------------- */
 
 static int attempt(Sched *w, int looking, int prefer)
@@ -254,7 +256,6 @@ static int attempt(Sched *w, int looking, int prefer)
     if (sched_place(w, looking, 1.0, prefer) != 1)
         return 0;
     sched_keep(w);
-    prove(w);
     return 1;
 }
 
@@ -350,7 +351,7 @@ static void look(Sched *w)
     if (w->looked)
         sched_ahead(w);
     w->bound = sched_bound(w);
-    prove(w);
+    sched_prove(w);
 }
 
 /* The schedule that is kept, as what was found. */
@@ -373,8 +374,43 @@ static void prefer_incumbent(Sched *w, const Score *incumbent)
         if (!w->fixed[i])
             w->end_kept[i] = w->start_now[i] + w->seconds[(size_t)i * w->stride + w->device_now[i]];
     w->kept = *incumbent;
-    w->proven = 0;
-    prove(w);
+    sched_prove(w);
+}
+
+/* When each step began, or was to begin, rising along every edge, whatever a rounding did. Steps without a device begin
+   as late as their rank leaves time for, but not after what waits for them. */
+static void give_starts(Sched *w, double *from)
+{
+    double horizon = 0;
+    for (int i = 0; i < w->n; i++)
+        if (!w->fixed[i] && w->device_now[i] >= 0 && w->start_now[i] + w->up[i] > horizon)
+            horizon = w->start_now[i] + w->up[i];
+    for (int x = w->n - 1; x >= 0; x--) {
+        int i = w->topological[x];
+        if (w->fixed[i] || w->device_now[i] >= 0) {
+            from[i] = w->fixed[i] ? w->start[i] : w->start_now[i];
+            continue;
+        }
+        from[i] = horizon - w->up[i];
+        for (int e = w->after_at[i]; e < w->after_at[i + 1]; e++)
+            from[i] = from[w->after[e]] < from[i] ? from[w->after[e]] : from[i];
+    }
+}
+
+/* Keep the schedule that runs, as it would go on from here: each step on its device, in the order of the starts, and
+   those that have none, or none that is open to them any more, where they end first. False if that cannot be. */
+static int take_incumbent(Sched *w)
+{
+    double *from = w->shaken;
+    for (int i = 0; i < w->n; i++) {
+        int p = w->device_now[i];
+        if (w->fixed[i] || p >= w->m || !(p >= 0 && w->seconds[(size_t)i * w->stride + p] < INFINITY))
+            w->device_now[i] = -1;
+    }
+    give_starts(w, from);
+    sched_line_up(w, from);
+    w->work += (int64_t)w->free * (w->m / 4 + 2);
+    return sched_place(w, 0, 0.0, HELD) == 1 && sched_keep(w);
 }
 
 int sched_solve(Sched *w)
@@ -387,7 +423,9 @@ int sched_solve(Sched *w)
     w->bound = 0;
     w->looked = 0;
     sched_ranks(w, w->mean, w->mean_latency, w->mean_per_unit, w->up);
-    if (w->incumbent && (w->incumbent = sched_take_incumbent(w))) {
+    if ((rule = sched_open(w)) != SCHED_OK)
+        return rule;
+    if (w->incumbent && (w->incumbent = take_incumbent(w))) {
         if (sched_over(w)) {
             give(w);
             return SCHED_OK;

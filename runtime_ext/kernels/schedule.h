@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 /* Which devices of `among` a step prefers. */
-enum { NOWHERE, CRITICAL, EVERYWHERE };
+enum { NOWHERE, CRITICAL, EVERYWHERE, HELD }; /* HELD: where `device_now` says, if it does */
 enum { SCHED_OK, SCHED_CYCLE, SCHED_NO_DEVICE, SCHED_NO_WINDOW, SCHED_NO_LINK };
 
 /* What makes one schedule better than another: field by field, the first that differs decides. */
@@ -114,8 +114,8 @@ typedef struct {
     double *shaken;                    /* (n), ranks with noise */
 
     int incumbent;                     /* a schedule that runs is given: */
-    int *device_now;                   /* (n), -1: none */
-    double *start_now;                 /* (n) */
+    int *device_now;                   /* (n), -1: none, so it is placed anew */
+    double *start_now;                 /* (n), of those that have a device */
     double margin;                     /* the part by which another must be shorter to take its place */
 
     int64_t work, work_limit; /* steps placed so far, and at most */
@@ -143,6 +143,7 @@ int64_t sched_fleet(const int *candidates, const double *seconds, double *free_a
 
 /* what the files below share */
 int sched_sort(Sched *w);
+int sched_open(Sched *w);
 int sched_first(Sched *w);
 void sched_empty(Sched *w);
 void sched_ranks(Sched *w, const double *mean, double latency, double per_unit, double *rank);
@@ -152,9 +153,10 @@ double sched_bound(Sched *w);
 int sched_critical_first(Sched *w);
 int sched_place(Sched *w, int looking, double eager, int prefer);
 void sched_arrange(Sched *w, const double *rank);
+void sched_line_up(Sched *w, double *from);
 int sched_keep(Sched *w);
+void sched_prove(Sched *w);
 void sched_improve(Sched *w);
-int sched_take_incumbent(Sched *w);
 int sched_over(Sched *w);
 Score sched_score(const Sched *w, const int *device, const double *end);
 int sched_beats(const Score *a, const Score *b);
