@@ -15,74 +15,75 @@ static const double NEAR = 1e-12; /* relative: times that are equal but for roun
 
 /* ---- lanes ----------------------------------------------------------------------------------------------------- */
 
+static void clear(Sched *w, int lane)
+{
+    w->last[lane] = w->stretch + w->n + w->members + lane;
+    w->last[lane][0] = (Stretch){.from = -INFINITY};
+    w->gap[lane] = 0;
+}
+
 /* The first moment from t on with room for that long. */
 static double fit(Sched *w, int lane, double t, double seconds)
 {
-    const Stretch *s = w->stretch;
-    int next = -1, k = w->last[lane];
-    double found = k >= 0 && s[k].till > t ? s[k].till : t, widest = 0;
+    const Stretch *s = w->last[lane];
+    double found = s->till > t ? s->till : t, widest = 0;
     if (seconds > w->gap[lane])
         return found;
-    while (k >= 0 && s[k].till > t) {
-        next = k;
-        k = s[k].previous;
-        double till = k >= 0 ? s[k].till : 0, begin = till > t ? till : t;
-        if (begin + seconds <= s[next].from)
+    while (s->till > t) {
+        double from = s->from;
+        s = s->previous;
+        double till = s->till, begin = till > t ? till : t;
+        if (begin + seconds <= from)
             found = begin;
-        widest = s[next].from - till > widest ? s[next].from - till : widest;
+        widest = from - till > widest ? from - till : widest;
     }
-    if (k < 0) /* all of it was seen */
+    if (!(s->till > 0)) /* all of it was seen */
         w->gap[lane] = widest;
     return found;
 }
 
-static void occupy(Sched *w, int lane, int k, double from, double till)
+static void widen(Sched *w, int lane, double gap)
 {
-    Stretch *s = w->stretch;
-    int before = w->last[lane], next = -1;
-    while (before >= 0 && s[before].from > from) {
+    w->gap[lane] = gap > w->gap[lane] ? gap : w->gap[lane];
+}
+
+static void occupy(Sched *w, int lane, Stretch *s, double from, double till)
+{
+    Stretch *before = w->last[lane], *next = NULL;
+    while (before->from > from) {
         next = before;
-        before = s[before].previous;
+        before = before->previous;
     }
-    s[k].from = from;
-    s[k].till = till;
-    s[k].previous = before;
-    s[k].next = next;
-    if (before >= 0)
-        s[before].next = k;
-    if (next >= 0)
-        s[next].previous = k;
+    *s = (Stretch){from, till, next, before};
+    before->next = s;
+    if (next)
+        next->previous = s;
     else {
-        double gap = from - (before >= 0 ? s[before].till : 0);
-        w->gap[lane] = gap > w->gap[lane] ? gap : w->gap[lane];
-        w->last[lane] = k;
+        widen(w, lane, from - before->till);
+        w->last[lane] = s;
     }
 }
 
-static void vacate(Sched *w, int lane, int k)
+static void vacate(Sched *w, int lane, const Stretch *s)
 {
-    Stretch *s = w->stretch;
-    int before = s[k].previous, next = s[k].next;
-    if (before >= 0)
-        s[before].next = next;
-    if (next >= 0) {
-        double gap = s[next].from - (before >= 0 ? s[before].till : 0);
-        w->gap[lane] = gap > w->gap[lane] ? gap : w->gap[lane];
-        s[next].previous = before;
+    s->previous->next = s->next;
+    if (s->next) {
+        widen(w, lane, s->next->from - s->previous->till);
+        s->next->previous = s->previous;
     } else
-        w->last[lane] = before;
+        w->last[lane] = s->previous;
 }
 
 static double reached(const Sched *w, int lane)
 {
-    return w->last[lane] < 0 ? -INFINITY : w->stretch[w->last[lane]].till;
+    return w->last[lane]->previous ? w->last[lane]->till : -INFINITY;
 }
 
 static void follow_tail(Sched *w, int p)
 {
     double least = INFINITY;
     for (int lane = w->lane_at[p]; lane < w->lane_at[p + 1]; lane++) {
-        double till = reached(w, lane);
+        double till = w->last[lane]->till;
         least = till < least ? till : least;
     }
     w->tail[p] = least > w->opens[p] ? least : w->opens[p];
@@ -93,9 +94,9 @@ static void enter(Sched *w, int i)
     double from = w->start[i], till = w->end[i];
     if (!(till > from))
         return;
-    occupy(w, w->lane[i], i, from, till);
+    occupy(w, w->lane[i], w->stretch + i, from, till);
     for (int x = w->group_at[i]; x < w->group_at[i + 1]; x++)
-        occupy(w, w->lanes + w->group[x], w->n + x, from, till);
+        occupy(w, w->lanes + w->group[x], w->stretch + w->n + x, from, till);
     follow_tail(w, w->device[i]);
 }
 
@@ -103,33 +104,30 @@ static void leave(Sched *w, int i)
 {
     if (!(w->end[i] > w->start[i]))
         return;
-    vacate(w, w->lane[i], i);
+    vacate(w, w->lane[i], w->stretch + i);
     for (int x = w->group_at[i]; x < w->group_at[i + 1]; x++)
-        vacate(w, w->lanes + w->group[x], w->n + x);
+        vacate(w, w->lanes + w->group[x], w->stretch + w->n + x);
     follow_tail(w, w->device[i]);
 }
 
 /* What is given occupies its lanes as it is; where there are more steps than lanes, one stretch ends with the last. */
-static void give(Sched *w, int lane, int k, double from, double till)
+static void give(Sched *w, int lane, Stretch *s, double from, double till)
 {
-    Stretch *s = w->stretch;
     if (!(till > from))
         return;
-    occupy(w, lane, k, from, till);
-    double reached = s[k].previous >= 0 ? s[s[k].previous].till : -INFINITY;
-    for (int x = k; x >= 0; x = s[x].next) {
-        reached = s[x].till > reached ? s[x].till : reached;
-        s[x].till = reached;
+    occupy(w, lane, s, from, till);
+    double reached = s->previous->previous ? s->previous->till : -INFINITY;
+    for (; s; s = s->next) {
+        reached = s->till > reached ? s->till : reached;
+        s->till = reached;
     }
 }
 
 /* Nothing is placed but what is given. */
 void sched_empty(Sched *w)
 {
-    for (int lane = 0; lane < w->lanes + w->groups; lane++) {
-        w->last[lane] = -1;
-        w->gap[lane] = 0;
-    }
+    for (int lane = 0; lane < w->lanes + w->groups; lane++)
+        clear(w, lane);
     if (w->free < w->n)
         for (int x = 0; x < w->given; x++) {
             int i = w->by_start[x];
@@ -140,9 +138,9 @@ void sched_empty(Sched *w)
                     best = lane;
             }
             w->lane[i] = best;
-            give(w, best, i, w->start[i], w->end[i]);
+            give(w, best, w->stretch + i, w->start[i], w->end[i]);
             for (int x = w->group_at[i]; x < w->group_at[i + 1]; x++)
-                give(w, w->lanes + w->group[x], w->n + x, w->start[i], w->end[i]);
+                give(w, w->lanes + w->group[x], w->stretch + w->n + x, w->start[i], w->end[i]);
         }
     for (int p = 0; p < w->m; p++)
         follow_tail(w, p);
@@ -150,21 +148,62 @@ void sched_empty(Sched *w)
 
 /* ---- the choice of a device ------------------------------------------------------------------------------------ */
 
-/* When the inputs of step i are at each device, and it is there. */
-static void arrivals(const Sched *w, int i, double *restrict ready)
+/* Two devices at once: of plain loops the compiler makes no vectors where the least of all is asked for. */
+typedef double Pair __attribute__((vector_size(16)));
+typedef int64_t Bits __attribute__((vector_size(16)));
+
+static inline Pair both(double x)
 {
-    int stride = w->stride;
-    memcpy(ready, w->opens, (size_t)stride * sizeof *ready);
-    for (int e = w->before_at[i]; e < w->before_at[i + 1]; e++) {
-        int j = w->before[e];
-        size_t row = (size_t)w->device[j] * stride;
-        const double *restrict latency = w->latency + row, *restrict per_unit = w->per_unit + row;
-        double end = w->end[j], size = w->before_size[e];
-        for (int p = 0; p < stride; p++) {
-            double t = end + latency[p] + size * per_unit[p];
-            ready[p] = t > ready[p] ? t : ready[p];
+    return (Pair){x, x};
+}
+
+static inline Pair lesser(Pair a, Pair b)
+{
+#ifdef __SSE2__
+    return __builtin_ia32_minpd(a, b);
+#else
+    return (Pair){a[0] < b[0] ? a[0] : b[0], a[1] < b[1] ? a[1] : b[1]};
+#endif
+}
+
+static inline Pair greater(Pair a, Pair b)
+{
+#ifdef __SSE2__
+    return __builtin_ia32_maxpd(a, b);
+#else
+    return (Pair){a[0] > b[0] ? a[0] : b[0], a[1] > b[1] ? a[1] : b[1]};
+#endif
+}
+
+static inline const Pair *pairs(const double *row)
+{
+    return (const Pair *)row; /* every row begins at a multiple of 32 bytes */
+}
+
+/* When the inputs of step i are at each device, and it is there. */
+static void arrivals(const Sched *w, int i, double *ready)
+{
+    const int half = w->stride / 2, last = w->before_at[i + 1];
+    Pair *there = (Pair *)ready;
+    const Pair *opens = pairs(w->opens), *so_far = opens;
+    for (int e = w->before_at[i]; e < last; so_far = there) {
+        int j = w->before[e], k = w->before[e + 1 < last ? e + 1 : e];
+        size_t row = (size_t)w->device[j] * w->stride, other = (size_t)w->device[k] * w->stride;
+        const Pair *latency = pairs(w->latency + row), *per_unit = pairs(w->per_unit + row);
+        Pair end = both(w->end[j]), size = both(w->before_size[e++]);
+        if (e == last) {
+            for (int x = 0; x < half; x++)
+                there[x] = greater(end + latency[x] + size * per_unit[x], so_far[x]);
+            break;
         }
+        const Pair *latency_too = pairs(w->latency + other), *per_unit_too = pairs(w->per_unit + other);
+        Pair end_too = both(w->end[k]), size_too = both(w->before_size[e++]);
+        for (int x = 0; x < half; x++)
+            there[x] = greater(end_too + latency_too[x] + size_too * per_unit_too[x],
+                               greater(end + latency[x] + size * per_unit[x], so_far[x]));
     }
+    if (w->before_at[i] == last)
+        memcpy(ready, w->opens, (size_t)w->stride * sizeof *ready);
 }
 
 /* The first moment from t on at which step i fits on device p and into its groups; INFINITY for never. */
@@ -219,47 +258,45 @@ static int settle(const Sched *w, int i, const double *finish, double best)
 }
 
 /* Where step i ends first, or what follows it can: for devices of one lane each, and steps without groups. */
-static int choose_plainly(Sched *w, int i, const double *restrict ahead, double eager, double *at)
+static int choose_plainly(Sched *w, int i, const double *ahead, double eager, double *at)
 {
-    const double *restrict seconds = w->seconds + (size_t)i * w->stride, *restrict tail = w->tail, *gap = w->gap;
-    double *restrict ready = w->ready, *restrict finish = w->finish;
-    double best = INFINITY, limit;
-    int stride = w->stride, chosen = -1, ties = 0;
+    const double *seconds = w->seconds + (size_t)i * w->stride, *tail = w->tail;
+    double *ready = w->ready, *start = w->begin, *finish = w->finish, best, soon;
+    const int half = w->stride / 2;
+    Pair first = both(INFINITY), early = first, ties = both(0), where = ties, which = {0, 1};
     arrivals(w, i, ready);
-    for (int p = 0; p < stride; p++)
-        finish[p] = (ready[p] > tail[p] ? ready[p] : tail[p]) + seconds[p];
-    if (ahead)
-        for (int p = 0; p < stride; p++)
-            finish[p] += eager * ahead[p];
-    for (int p = 0; p < stride; p++)
+    for (int x = 0; x < half; x++) {
+        Pair r = pairs(ready)[x], t = pairs(tail)[x], s = pairs(seconds)[x], from = greater(r, t), more = s;
+        if (ahead)
+            more += both(eager) * pairs(ahead)[x];
+        Bits no_gap = (r >= t) | (s > pairs(w->gap)[x]);
+        ((Pair *)start)[x] = from;
+        ((Pair *)finish)[x] = from + more;
+        first = lesser(from + more, first);
+        early = lesser(r + more + (Pair)((Bits)both(INFINITY) & no_gap), early);
+    }
+    best = first[0] < first[1] ? first[0] : first[1];
+    soon = early[0] < early[1] ? early[0] : early[1];
+    for (int p = 0; soon < best && p < w->m; p++) { /* those where a gap may be found that is good enough */
+        double more = seconds[p] + (ahead ? eager * ahead[p] : 0);
+        if (!(ready[p] < tail[p] && ready[p] + more < best && seconds[p] <= w->gap[p]))
+            continue;
+        start[p] = seconds[p] > 0 ? fit(w, p, ready[p], seconds[p]) : ready[p];
+        finish[p] = start[p] + more;
         best = finish[p] < best ? finish[p] : best;
-    for (int from = 0; from < stride; from += 4) { /* those where a gap may be found that is good enough */
-        int any = 0;
-        for (int p = from; p < from + 4; p++)
-            any |= (ready[p] < tail[p]) & (ready[p] + seconds[p] < best) & (seconds[p] <= gap[p]);
-        for (int p = from; any && p < from + 4; p++) {
-            double more = seconds[p] + (ahead ? eager * ahead[p] : 0);
-            if (p >= w->m || ready[p] >= tail[p] || !(ready[p] + more < best))
-                continue;
-            finish[p] = (seconds[p] > 0 ? fit(w, p, ready[p], seconds[p]) : ready[p]) + more;
-            best = finish[p] < best ? finish[p] : best;
-        }
     }
     if (!(best < INFINITY))
         return -1;
-    limit = best + NEAR * fabs(best);
-    for (int p = 0; p < stride; p++)
-        ties += finish[p] <= limit;
-    if (ties > 1)
-        chosen = settle(w, i, finish, best);
-    else
-        for (chosen = 0; !(finish[chosen] <= limit); chosen++)
-            ;
-    at[0] = ready[chosen] >= tail[chosen] ? ready[chosen]
-            : seconds[chosen] > 0         ? fit(w, chosen, ready[chosen], seconds[chosen])
-                                          : ready[chosen];
-    w->lane[i] = chosen;
-    return chosen;
+    Pair limit = both(best + NEAR * fabs(best));
+    for (int x = 0; x < half; x++) {
+        Bits tie = pairs(finish)[x] <= limit;
+        ties += (Pair)((Bits)both(1) & tie);
+        where += (Pair)((Bits)which & tie);
+        which += both(2);
+    }
+    w->lane[i] = ties[0] + ties[1] > 1 ? settle(w, i, finish, best) : (int)(where[0] + where[1]);
+    at[0] = start[w->lane[i]];
+    return w->lane[i];
 }
 
 /* The same under every rule; `tried` devices are left out, and so are those that are not open to it any more. */
@@ -460,12 +497,12 @@ int sched_place(Sched *w, int looking, double eager, int prefer)
     if (w->sparse || w->windows)
         return search(w, looking, eager, prefer);
     for (int x = 0; x < w->free; x++) {
-        int i = w->order[x], p;
+        int i = w->order[x], p, plain = !w->wide && w->group_at[i] == w->group_at[i + 1];
         int liked = prefer == EVERYWHERE || (prefer == CRITICAL && w->critical[i]);
         double at = 0;
         if (prefer == HELD && w->device_now[i] >= 0)
             p = stay(w, i, w->device_now[i], NULL, &at);
-        else if (liked || w->wide || w->group_at[i] < w->group_at[i + 1])
+        else if (liked || !plain)
             p = choose(w, i, looks(w, i, looking), eager, liked, NULL, &at);
         else
             p = choose_plainly(w, i, looks(w, i, looking), eager, &at);
@@ -475,7 +512,11 @@ int sched_place(Sched *w, int looking, double eager, int prefer)
             return 0;
         }
         put(w, i, p, at);
-        enter(w, i);
+        if (plain && w->end[i] > at) {
+            occupy(w, p, w->stretch + i, at, w->end[i]);
+            w->tail[p] = w->last[p]->till;
+        } else if (!plain)
+            enter(w, i);
     }
     return 1;
 }
@@ -522,9 +563,9 @@ int sched_open(Sched *w)
             int lane, may = w->fixed[i] ? w->device[i] == p : seconds < INFINITY;
             if (may && !w->fixed[i] && w->windows) {
                 for (lane = w->lane_at[p]; lane < w->lane_at[p + 1]; lane++)
-                    w->last[lane] = -1;  /* as if it were alone */
+                    clear(w, lane); /* as if it were alone */
                 for (int x = w->group_at[i]; x < w->group_at[i + 1]; x++)
-                    w->last[w->lanes + w->group[x]] = -1;
+                    clear(w, w->lanes + w->group[x]);
                 may = moment(w, i, p, 0, &lane) < INFINITY;
             }
             w->may[(size_t)i * w->m + p] = (unsigned char)may;

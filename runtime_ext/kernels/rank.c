@@ -5,7 +5,10 @@
 #include <math.h>
 #include <string.h>
 
-enum { SMALL = 48 }; /* steps up to which an insertion sort is the quickest */
+enum {
+    SMALL = 48,   /* steps up to which an insertion sort is the quickest */
+    BUCKETS = 256 /* and up to which it is behind a sort into as many buckets */
+};
 
 /* ---- order and ranks ------------------------------------------------------------------------------------------- */
 
@@ -20,9 +23,10 @@ int sched_sort(Sched *w)
     }
     while (done < known) {
         int i = w->topological[done++];
-        for (int e = w->after_at[i]; e < w->after_at[i + 1]; e++)
-            if (--w->waiting[w->after[e]] == 0)
-                w->topological[known++] = w->after[e];
+        for (int e = w->after_at[i]; e < w->after_at[i + 1]; e++) {
+            w->topological[known] = w->after[e]; /* known < n while an edge is left */
+            known += --w->waiting[w->after[e]] == 0;
+        }
     }
     for (int i = 0; known < w->n && i < w->n; i++)
         if (w->waiting[i]) {
@@ -149,12 +153,38 @@ static uint32_t falling(float rank)
     return bits.u >> 31 ? bits.u : ~bits.u & 0x7fffffffu;
 }
 
+/* By buckets of equal width; where the ranks lie close together but for some, insertion does most of it. */
+static const Key *spread(Sched *w, int count)
+{
+    unsigned char bucket[BUCKETS];
+    int place[BUCKETS] = {0}, sum = 0;
+    float most = w->keys[0].rank, least = most;
+    for (int x = 1; x < count; x++) {
+        most = w->keys[x].rank > most ? w->keys[x].rank : most;
+        least = w->keys[x].rank < least ? w->keys[x].rank : least;
+    }
+    float scale = most - least > 1e-30f ? (float)(count - 1) / (most - least) : 0;
+    for (int x = 0; x < count; x++) {
+        bucket[x] = (unsigned char)((most - w->keys[x].rank) * scale);
+        place[bucket[x]]++;
+    }
+    for (int b = 0; b < count; b++) {
+        int here = place[b];
+        place[b] = sum;
+        sum += here;
+    }
+    for (int x = 0; x < count; x++)
+        w->keys_too[place[bucket[x]]++] = w->keys[x];
+    return w->keys_too;
+}
+
 static void sort_keys(Sched *w, int count)
 {
     Key *keys = w->keys, *other = w->keys_too;
-    if (count <= SMALL) {
-        for (int x = 1; x < count; x++) {
-            Key key = keys[x];
+    if (count <= BUCKETS) {
+        const Key *from = count > SMALL ? spread(w, count) : keys;
+        for (int x = 0; x < count; x++) {
+            Key key = from[x];
             int y = x;
             for (; y > 0 && keys[y - 1].rank < key.rank; y--)
                 keys[y] = keys[y - 1];

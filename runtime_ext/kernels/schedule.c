@@ -53,11 +53,12 @@ size_t sched_layout(Sched *w, char *base)
     TAKE(ahead, w->m <= TABLE ? n * row : 0);
     TAKE(allowed_at, n + 1);
     TAKE(allowed, w->m <= 4 * TABLE ? n * m : 0);
-    TAKE(stretch, n + members);
+    TAKE(stretch, n + members + lanes);
     TAKE(last, lanes);
     TAKE(gap, lanes + row);
     TAKE(tail, row);
     TAKE(ready, row);
+    TAKE(begin, row);
     TAKE(finish, row);
     TAKE(keys, n);
     TAKE(keys_too, n);

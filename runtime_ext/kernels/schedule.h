@@ -24,10 +24,10 @@ typedef struct {
     double moved;     /* size that goes from device to device */
 } Score;
 
-/* An occupied stretch of a lane. */
-typedef struct {
+/* An occupied stretch of a lane; before the first of a lane comes one that ends at 0. */
+typedef struct Stretch {
     double from, till;
-    int next, previous; /* in the order of time; -1: none */
+    struct Stretch *next, *previous; /* in the order of time; NULL: none */
 } Stretch;
 
 typedef struct {
@@ -70,11 +70,11 @@ typedef struct {
     int looked;           /* `ahead` is worked out */
 
     /* list scheduling */
-    Stretch *stretch;     /* (n + members) */
-    int *last;            /* (lanes + groups), the last stretch of each lane */
+    Stretch *stretch;     /* (n + members + lanes + groups) */
+    Stretch **last;       /* (lanes + groups), the last stretch of each lane */
     double *gap;          /* (lanes + groups, at least stride), no gap between the stretches of it is longer */
     double *tail;         /* (stride), when the last lane of a device is free for good */
-    double *ready, *finish; /* (stride) */
+    double *ready, *begin, *finish; /* (stride) */
     Key *keys, *keys_too; /* (n) */
     int *order;           /* (n), the steps that are not fixed */
     int free;             /* how many those are */
