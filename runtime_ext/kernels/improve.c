@@ -348,7 +348,8 @@ static void shift(Sched *w, int from, int to)
 
 static int reassign(Sched *w, Search *s, Move *moves, int count, int i, int p)
 {
-    if (w->on[i] == p || w->fixed[i] || !(w->seconds[(size_t)i * w->stride + p] < INFINITY))
+    if (w->on[i] == p || w->fixed[i] || (w->holding && w->device_now[i] >= 0)
+        || !(w->seconds[(size_t)i * w->stride + p] < INFINITY))
         return count;
     moves[count].step = i;
     moves[count].was = w->on[i];
@@ -511,7 +512,7 @@ static void shake(Sched *w)
     sched_ranks(w, w->till_was, w->mean_latency * far, w->mean_per_unit * far, w->shaken);
     sched_arrange(w, w->shaken);
     w->work += (int64_t)w->free * (w->m / 4 + 2);
-    if (sched_place(w, looking, eager, NOWHERE) == 1)
+    if (sched_place(w, looking, eager, w->holding ? HELD : NOWHERE) == 1)
         sched_keep(w);
 }
 

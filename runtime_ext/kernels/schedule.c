@@ -8,6 +8,8 @@
 
 enum {
     CLUSTERS = 3,     /* groups of well-linked devices that are tried */
+    HOLDING = 4,      /* the part of the work, and */
+    HELD_STEPS = 400, /* the work for each step at most, that goes to plans in which what has a device stays there */
     CLOCK_EVERY = 500 /* units of work between two looks at the clock */
 };
 
@@ -399,19 +401,39 @@ static void give_starts(Sched *w, double *from)
 }
 
 /* Keep the schedule that runs, as it would go on from here: each step on its device, in the order of the starts, and
-   those that have none, or none that is open to them any more, where they end first. False if that cannot be. */
+   those that have none, or none that is open to them any more, where they end first. False if that cannot be, or no step
+   has a device. */
 static int take_incumbent(Sched *w)
 {
     double *from = w->shaken;
+    w->homeless = 0;
     for (int i = 0; i < w->n; i++) {
         int p = w->device_now[i];
         if (w->fixed[i] || p >= w->m || !(p >= 0 && w->seconds[(size_t)i * w->stride + p] < INFINITY))
             w->device_now[i] = -1;
+        w->homeless += !w->fixed[i] && w->device_now[i] < 0;
     }
     give_starts(w, from);
     sched_line_up(w, from);
     w->work += (int64_t)w->free * (w->m / 4 + 2);
-    return sched_place(w, 0, 0.0, HELD) == 1 && sched_keep(w);
+    return w->homeless < w->free && sched_place(w, 0, 0.0, HELD) == 1 && sched_keep(w);
+}
+
+/* What was taken over becomes the incumbent, once the steps that had no device found better ones, for a part of the
+   work. */
+static Score settle_incumbent(Sched *w)
+{
+    int64_t all = w->work_limit, part = (all - w->work) / HOLDING, most = (int64_t)HELD_STEPS * w->free;
+    if (w->homeless) {
+        w->work_limit = w->work + (part < most ? part : most);
+        w->holding = 1;
+        sched_improve(w);
+        w->holding = 0;
+        w->work_limit = all;
+    }
+    memcpy(w->device_now, w->device_kept, (size_t)w->n * sizeof *w->device);
+    memcpy(w->start_now, w->start_kept, (size_t)w->n * sizeof *w->start);
+    return w->kept;
 }
 
 int sched_solve(Sched *w)
@@ -423,19 +445,16 @@ int sched_solve(Sched *w)
     w->found = 0;
     w->bound = 0;
     w->looked = 0;
-    sched_ranks(w, w->mean, w->mean_latency, w->mean_per_unit, w->up);
     if ((rule = sched_open(w)) != SCHED_OK)
         return rule;
-    if (w->incumbent && (w->incumbent = take_incumbent(w))) {
-        if (sched_over(w)) {
-            give(w);
-            return SCHED_OK;
-        }
-        incumbent = w->kept;
-        memcpy(w->device_now, w->device_kept, (size_t)w->n * sizeof *w->device);
-        memcpy(w->start_now, w->start_kept, (size_t)w->n * sizeof *w->start);
+    sched_ranks(w, w->mean, w->mean_latency, w->mean_per_unit, w->up);
+    if (w->incumbent && (w->incumbent = take_incumbent(w)) && sched_over(w)) {
+        give(w);
+        return SCHED_OK;
     }
     look(w);
+    if (w->incumbent)
+        incumbent = settle_incumbent(w);
     rule = sched_first(w);
     if (rule == SCHED_OK)
         portfolio(w);

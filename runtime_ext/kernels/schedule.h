@@ -116,6 +116,8 @@ typedef struct {
     int incumbent;                     /* a schedule that runs is given: */
     int *device_now;                   /* (n), -1: none, so it is placed anew */
     double *start_now;                 /* (n), of those that have a device */
+    int homeless;                      /* how many steps have no device there */
+    int holding;                       /* what has a device there stays on it */
     double margin;                     /* the part by which another must be shorter to take its place */
 
     int64_t work, work_limit; /* steps placed so far, and at most */

@@ -778,6 +778,46 @@ def test_its_own_plan_is_a_plan_to_go_on_with_again_and_again(problem: Problem, 
         assert found.makespan <= best.makespan + EPS
 
 
+@unhurried
+@given(problems(windows=False), st.data())
+def test_when_a_device_left_its_steps_are_placed_and_the_others_stay_where_they_are(
+    problem: Problem, data: st.DataObject
+) -> None:
+    before = solved(problem, 300)
+    gone = data.draw(st.integers(0, len(problem.bandwidth) - 1))
+    rows = [[None if p == gone else x for p, x in enumerate(row)] for row in problem.seconds]  # type: ignore[arg-type]
+    left = replace(problem, seconds=rows)
+    try:
+        schedule(left)
+    except NoDevice:
+        reject()
+    held = {i for i, p in enumerate(before.device) if p != gone and i not in problem.fixed}
+    devices = [p if i in held else -1 for i, p in enumerate(before.device)]
+    p = left
+    packed = Packed(p.seconds, p.deps, p.bandwidth, p.latency, p.slots, p.available, p.exclusive, p.fixed, p.deadlines)
+    answers = []
+    for nonsense, work in ((0.0, 1), (-7.0, 1), (0.0, 3000)):
+        starts = [t if i in held else nonsense for i, t in enumerate(before.start)]
+        found = Schedule(*packed.solve(work, incumbent=(devices, starts), margin=1.0))
+        assert violations(left, found) == []
+        answers.append(found)
+    assert answers[0] == answers[1]
+    if all(rate is not None for q, row in enumerate(p.bandwidth) for at, rate in enumerate(row) if q != at):
+        assert [i for i in held if answers[0].device[i] != before.device[i]] == []
+        if len(answers[2].late) == len(answers[0].late) and answers[2].makespan > 0:
+            assert [i for i in held if answers[2].device[i] != before.device[i]] == []
+
+
+def test_what_runs_keeps_its_order_whatever_is_planned_for_tomorrow() -> None:
+    packed = Packed([[1.0]] * 3, [], [[None]])
+    assert packed.solve(1, incumbent=([0, 0, 0], [0.004, 0.0, 86_400.0]))[1] == [1.0, 0.0, 2.0]
+
+
+def test_what_runs_goes_on_before_what_is_given_for_later() -> None:
+    packed = Packed([[1.0], [2.0], [1.0]], [], [[None]], fixed={1: (0, 3.0, 5.0)}, apart=[1])
+    assert packed.solve(1, incumbent=([0, -1, 0], [1.0, 0.0, 0.0]))[1] == [1.0, 3.0, 0.0]
+
+
 SOON: list[list[float | None]] = [[1.0], [1.0]]
 
 
