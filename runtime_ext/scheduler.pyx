@@ -178,7 +178,7 @@ cdef int _read_seconds(Sched *w, object rows, object speed) except -1:
             raise ValueError(f"speed[{p}] is {speed[p]!r}; it must be finite and at least {1 / MOST:g}")
     for i in range(w.n):
         row = w.seconds + i * w.stride
-        if type(<object>line[i]) is float:
+        if isinstance(<object>line[i], (float, int)):
             cost = _number(<object>line[i], "seconds", i, 0)
             for p in range(w.m):
                 row[p] = min(cost / w.opens[p], MOST)
@@ -489,13 +489,17 @@ cdef class Packed:
     cdef int _read_incumbent(self, device, start) except -1:
         cdef Py_ssize_t i
         cdef double begin
-        if len(device) != self.w.n or len(start) != self.w.n:
+        cdef object devices = PySequence_Fast(device, b"devices are needed")
+        cdef object starts = PySequence_Fast(start, b"times are needed")
+        cdef PyObject **at = PySequence_Fast_ITEMS(devices)
+        cdef PyObject **when = PySequence_Fast_ITEMS(starts)
+        if PySequence_Fast_GET_SIZE(devices) != self.w.n or PySequence_Fast_GET_SIZE(starts) != self.w.n:
             raise ValueError(f"the incumbent has {len(device)} devices and {len(start)} times for {self.w.n} steps")
         for i in range(self.w.n):
-            begin = start[i]
+            begin = <object>when[i]
             if not -MOST <= begin <= MOST:
                 raise ValueError(f"the incumbent starts step {i} at {start[i]!r}")
-            self.w.device_now[i] = device[i]
+            self.w.device_now[i] = <object>at[i]
             self.w.start_now[i] = begin
         return 0
 

@@ -4,7 +4,7 @@
    A state is a topological sequence of the steps and a device for each. It is decoded by appending: every step begins
    when its inputs are there and its lanes are free of those before it in the sequence. Some sequence decodes to an
    optimal schedule: the one by the start times of such a schedule. A change is decoded from the first place that it
-   touches, from the state of the lanes kept every SNAP steps, and given up as soon as the least time that must still
+   touches, from the state of the lanes kept every few steps, and given up as soon as the least time that must still
    follow says that it will not be taken. One file because the compiler makes one function of it. */
 
 #include "schedule.h"
@@ -54,8 +54,8 @@ static int lanes_in_all(const Sched *w)
 
 /* ---- what a state costs ---------------------------------------------------------------------------------------- */
 
-/* What the device of step i, and its links, cost: a little, to tell schedules of one length apart. */
-static double price(const Sched *w, const Search *s, int i)
+/* What the device of step i, and the links of its inputs (and outputs), cost: a little, to tell schedules of one length apart. */
+static double price(const Sched *w, const Search *s, int i, int outputs)
 {
     int p = w->on[i];
     double cost = w->prices ? s->energy * w->joules[(size_t)i * w->stride + p] : 0;
@@ -64,7 +64,7 @@ static double price(const Sched *w, const Search *s, int i)
         if (q != p)
             cost += w->before_size[e] * (s->moved + (w->prices ? s->energy * w->carry[(size_t)q * w->stride + p] : 0));
     }
-    for (int e = w->after_at[i]; e < w->after_at[i + 1]; e++) {
+    for (int e = w->after_at[i]; outputs && e < w->after_at[i + 1]; e++) {
         int q = w->on[w->after[e]];
         if (q != p)
             cost += w->after_size[e] * (s->moved + (w->prices ? s->energy * w->carry[(size_t)p * w->stride + q] : 0));
@@ -89,7 +89,7 @@ static double decode(Sched *w, Search *s, int from, double limit)
     double longest = w->latest[from], late = w->deadlines ? w->late[from] : 0,
            tardy = w->deadlines ? w->tardy[from] : 0, spare = limit - s->extra,
            cost = s->late * late + s->tardy * tardy;
-    int snap = from / SNAP, k = snap * SNAP;
+    int snap = from >> w->snap, k = snap << w->snap;
     memcpy(now, w->tails + (size_t)snap * all, (size_t)all * sizeof *now);
     for (; k < from; k++) {
         int i = sequence[k];
@@ -152,14 +152,14 @@ static double decode(Sched *w, Search *s, int from, double limit)
 /* The decoded state is the state from now on: what is known at each place from there. */
 static void settle(Sched *w, int from)
 {
-    int all = lanes_in_all(w), snap = from / SNAP;
+    int all = lanes_in_all(w), snap = from >> w->snap;
     double *now = w->now;
     memcpy(now, w->tails + (size_t)snap * all, (size_t)all * sizeof *now);
-    for (int k = snap * SNAP; k < w->free; k++) {
+    for (int k = snap << w->snap; k < w->free; k++) {
         int i = w->sequence[k];
         double till = w->till[i];
-        if (k % SNAP == 0)
-            memcpy(w->tails + (size_t)(k / SNAP) * all, now, (size_t)all * sizeof *now);
+        if (k >> w->snap << w->snap == k)
+            memcpy(w->tails + (size_t)(k >> w->snap) * all, now, (size_t)all * sizeof *now);
         if (w->ran_in[i] >= 0) {
             now[w->ran_in[i]] = till;
             for (int x = w->group_at[i]; x < w->group_at[i + 1]; x++)
@@ -172,8 +172,8 @@ static void settle(Sched *w, int from)
             w->tardy[k + 1] = w->tardy[k] + (late ? w->weight[i] * (till - w->deadline[i]) : 0);
         }
     }
-    if (w->free % SNAP == 0)
-        memcpy(w->tails + (size_t)(w->free / SNAP) * all, now, (size_t)all * sizeof *now);
+    if (w->free >> w->snap << w->snap == w->free)
+        memcpy(w->tails + (size_t)(w->free >> w->snap) * all, now, (size_t)all * sizeof *now);
 }
 
 static void forget(Sched *w, const Search *s, int from)
@@ -220,7 +220,7 @@ static int adopt(Sched *w, Search *s)
         w->position[w->sequence[k]] = k;
     s->extra = 0;
     for (int i = 0; i < w->n; i++)
-        s->extra += price(w, s, i);
+        s->extra += price(w, s, i, 0);
     s->cost = decode(w, s, 0, INFINITY);
     s->path = -1;
     if (!(s->cost < INFINITY))
@@ -353,9 +353,9 @@ static int reassign(Sched *w, Search *s, Move *moves, int count, int i, int p)
         return count;
     moves[count].step = i;
     moves[count].was = w->on[i];
-    s->extra -= price(w, s, i);
+    s->extra -= price(w, s, i, 1);
     w->on[i] = p;
-    s->extra += price(w, s, i);
+    s->extra += price(w, s, i, 1);
     return count + 1;
 }
 

@@ -8,6 +8,8 @@
 
 enum {
     CLUSTERS = 3,     /* groups of well-linked devices that are tried */
+    SNAP = 3,         /* least of `snap`, */
+    TAILS = 1 << 20,  /* which grows until no more than so many cells are kept */
     HOLDING = 4,      /* the part of the work, and */
     HELD_STEPS = 400, /* the work for each step at most, that goes to plans in which what has a device stays there */
     CLOCK_EVERY = 500 /* units of work between two looks at the clock */
@@ -26,6 +28,8 @@ size_t sched_layout(Sched *w, char *base)
 {
     size_t at = 0, n = (size_t)w->n, m = (size_t)w->m, row = (size_t)w->stride, lanes = (size_t)(w->lanes + w->groups);
     size_t edges = (size_t)w->edges, members = (size_t)w->members;
+    for (w->snap = SNAP; (n >> w->snap) * lanes > TAILS; w->snap++)
+        ;
 #define TAKE(field, count) w->field = take(base, &at, (count) * sizeof *w->field)
     TAKE(seconds, n * row);
     TAKE(latency, m * row);
@@ -89,7 +93,7 @@ size_t sched_layout(Sched *w, char *base)
     TAKE(on, n);
     TAKE(till, n);
     TAKE(ran_in, n);
-    TAKE(tails, (n / SNAP + 1) * lanes);
+    TAKE(tails, ((n >> w->snap) + 1) * lanes);
     TAKE(latest, n + 1);
     TAKE(late, n + 1);
     TAKE(tardy, n + 1);

@@ -42,6 +42,7 @@ typedef struct {
     int deadlines; /* some step has one */
     int wide;      /* some device has several lanes */
     int prices;    /* energy counts */
+    int snap;      /* local search keeps the state of the lanes every 1 << snap steps */
     double mean_latency, mean_per_unit;
 
     /* the problem */
@@ -103,7 +104,7 @@ typedef struct {
     int *sequence, *position, *on;     /* order, place in it, device */
     double *till;                      /* (n) */
     int *ran_in;                       /* (n), lane */
-    double *tails;                     /* (n / SNAP + 1, lanes + groups) */
+    double *tails;                     /* (n >> snap + 1, lanes + groups), of every 1 << snap steps */
     double *latest;                    /* (n + 1), the largest end before each position */
     double *late, *tardy;              /* (n + 1) */
     double *now;                       /* (lanes + groups) */
@@ -131,8 +132,7 @@ typedef struct {
 } Sched;
 
 enum {
-    TABLE = 16, /* devices up to which the table of what lies ahead pays */
-    SNAP = 8    /* steps between two kept states of the lanes in local search */
+    TABLE = 16 /* devices up to which the table of what lies ahead pays */
 };
 
 size_t sched_layout(Sched *w, char *base); /* give each array its place; NULL only measures; the bytes of all */

@@ -3,10 +3,12 @@
 import importlib
 import sys
 from array import array
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise, product
 from math import inf, nan
 from random import Random
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -912,6 +914,55 @@ def test_a_hundred_thousand_steps_are_placed() -> None:
     assert found.makespan == n / 2
     chain = schedule(Problem([[1.0, 2.0]] * n, [(i, i + 1, 1.0) for i in range(n - 1)], [[None, 1.0], [1.0, None]]))
     assert (chain.makespan, chain.proven) == (n, True)
+
+
+def test_as_many_slots_as_steps_take_no_table_of_both() -> None:
+    n = 100_000
+    assert Packed([[1.0]] * n, [], [[None]], slots=[n]).memory < 100e6
+
+
+def test_two_threads_cannot_solve_one_problem_at_once() -> None:
+    packed = Packed([[1.0, 2.0, 3.0]] * 50, [(i, i + 7, 1.0) for i in range(43)], full(3))
+    want, found, done = packed.solve(300_000), [], Event()
+
+    def solve_on() -> None:
+        while not done.is_set():
+            with suppress(ValueError):  # the other one was quicker
+                found.append(packed.solve(300_000))
+
+    def insist() -> None:
+        for _ in range(20_000):
+            packed.solve()
+
+    thread = Thread(target=solve_on)
+    thread.start()
+    try:
+        with pytest.raises(ValueError, match="another thread solves it"):
+            insist()
+    finally:
+        done.set()
+        thread.join()
+    assert all(answer == want for answer in found)
+
+
+def test_a_time_cuts_the_work_short_and_leaves_a_schedule() -> None:
+    rows: list[list[float | None]] = [[1.0 + (i * p) % 7 for p in range(1, 9)] for i in range(200)]
+    problem = Problem(rows, [(i, i + k, 1.0) for i in range(190) for k in (3, 7)], full(8))
+    for budget_us in (1.0, 3000.0):
+        found = schedule(problem, work=10**12, budget_us=budget_us)
+        assert violations(problem, found) == []
+        assert found.proven or found.work < 10**12
+
+
+def test_the_longest_path_is_a_bound_on_many_devices_too() -> None:
+    chain = [(i, i + 1, 1.0) for i in range(4)]
+    for m in (3, 17):
+        found = schedule(Problem([[2.0] + [3.0] * (m - 1)] * 5, chain, full(m), available=[(1.0, None)] * m))
+        assert (found.makespan, found.bound, found.proven) == (11.0, 11.0, True)
+
+
+def test_a_cost_may_be_a_whole_number() -> None:
+    assert Packed([6, 4.0], [], [[None]], speed=[2.0]).solve()[4] == 5.0
 
 
 def test_what_can_not_be_packed_twice_or_used_unpacked_says_so() -> None:
