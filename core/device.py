@@ -89,8 +89,8 @@ class Device:
         """The announcement as a map of plain values."""
         return {
             "id": self.id, "name": self.name, "kind": self.kind, "version": self.version, "addresses": self.addresses,
-            "offers": [{"name": o.name, "digest": o.digest, "effect": o.effect, "lock": o.lock, "seconds": o.seconds,
-                        "joules": o.joules} for o in self.offers],
+            "offers": [{"name": o.name, "digest": o.digest, "effect": o.effect, "lock": o.lock, "seconds": o.seconds}
+                       | ({} if o.joules is None else {"joules": o.joules}) for o in self.offers],
             "resources": {"battery": self.resources.battery, "charging": self.resources.charging,
                           "load": self.resources.load, "slots": self.resources.slots,
                           "capacity": self.resources.capacity, "radio": self.resources.radio},

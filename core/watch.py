@@ -13,7 +13,8 @@ from .costs import SMALL
 from .device import LinkQuality
 from .plan import Plan
 from .run import GOOD, OFF_PART, OFF_SECONDS, Checked, Desk, Run, StepState
-from .scheduler import BANDWIDTH, RTT, SIZE, Placed
+from .scene import BANDWIDTH, RTT, SIZE
+from .scheduler import Placed
 
 OVERRUN_FACTOR, OVERRUN_SLACK = 3.0, 1.0
 """A step overruns when it takes this many times its predicted time and this many seconds more."""
