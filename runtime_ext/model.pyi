@@ -1,6 +1,8 @@
 from collections.abc import Callable, Sequence
 from typing import final
 
+from typing_extensions import Buffer
+
 from .architecture import Shape
 from .gguf import Gguf
 
@@ -15,7 +17,7 @@ class Stopped(Exception):
 def kernels() -> list[str]:
     """The kernels that run on this processor, the best first."""
 
-def digest(data: object) -> bytes:
+def digest(data: Buffer) -> bytes:
     """16 bytes that name what a KV block holds: for finding damage and equal blocks, not against an adversary."""
 
 @final
@@ -107,11 +109,17 @@ class Session:
         """Another session that begins as this one is; full blocks are shared."""
     def blocks(self, since: int = 0) -> list[memoryview]:
         """The full blocks from the `since`-th on, read-only and without a copy; valid as long as they are held."""
-    def tail(self) -> bytes:
-        """The KV of the tokens after the last full block: a copy, whatever of the block is filled."""
+    def tail(self, since: int = 0) -> bytes:
+        """The KV of the tokens after the last full block, from the `since`-th token on: a copy, for `extend`."""
+    def extend(self, tokens: Sequence[int], rows: Buffer) -> None:
+        """Take in tokens whose KV another session's `tail` gave, without computing; within one block.
+
+        Raises:
+            ValueError: they go beyond the block or the context, or `rows` are not theirs.
+        """
     @classmethod
     def restore(
-        cls, model: Model, tokens: Sequence[int], blocks: Sequence[object], tail: object, context: int = 4096
+        cls, model: Model, tokens: Sequence[int], blocks: Sequence[Buffer], tail: Buffer, context: int = 4096
     ) -> Session:
         """The session whose `tokens`, `blocks` and `tail` these are. Read-only blocks are taken without a copy.
 

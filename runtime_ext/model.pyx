@@ -132,6 +132,7 @@ cdef void pack_panel(void *context, int chunk, int thread) noexcept nogil:
 
 
 @cython.final
+@cython.no_gc  # it is in no cycle; and a collector that takes its buffer's owner apart first fails
 cdef class Model:
     cdef ModelC c
     cdef const Kernels *k
@@ -292,6 +293,7 @@ def _matrix(gguf, name, rows, cols):
 
 
 @cython.final
+@cython.no_gc
 cdef class Block:
     """The KV of KV_TOKENS tokens; as a buffer it is read-only. Shared: somebody else may read it, so it is not written."""
 
@@ -541,9 +543,10 @@ cdef class Session:
             out.append(memoryview(block))
         return out
 
-    def tail(self):
-        """Per layer and head: K (head_dim, n), V (n, head_dim), of the n tokens after the last full block."""
-        cdef int n = len(self._tokens) % KV_TOKENS, hd = self.model.c.head_dim, i, d
+    def tail(self, int since=0):
+        """Per layer and head: K (head_dim, n), V (n, head_dim), of n tokens after the last full block."""
+        cdef int full = len(self._tokens) // KV_TOKENS, first = max(0, since - full * KV_TOKENS)
+        cdef int n = max(0, len(self._tokens) - full * KV_TOKENS - first), hd = self.model.c.head_dim, i, d
         cdef int parts = self.model.c.layers * self.model.c.kv_heads
         cdef Block block
         cdef bytes out = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>parts * 2 * hd * n * 2)
@@ -551,25 +554,55 @@ cdef class Session:
         cdef uint16_t *part
         if n == 0:
             return out
-        block = self._blocks[len(self._tokens) // KV_TOKENS]
+        block = self._blocks[full]
         for i in range(parts):
             part = block.data + <size_t>i * 2 * hd * KV_TOKENS
             for d in range(hd):
-                memcpy(to, part + d * KV_TOKENS, n * 2)
+                memcpy(to, part + d * KV_TOKENS + first, n * 2)
                 to += n
-            memcpy(to, part + hd * KV_TOKENS, <size_t>n * hd * 2)
+            memcpy(to, part + hd * KV_TOKENS + first * hd, <size_t>n * hd * 2)
             to += n * hd
         return out
+
+    def extend(self, tokens, rows):
+        cdef Py_buffer view
+        cdef Block block
+        cdef int at = len(self._tokens), n = len(tokens), hd = self.model.c.head_dim, i, d, first = at % KV_TOKENS
+        cdef int parts = self.model.c.layers * self.model.c.kv_heads
+        cdef uint16_t *part
+        cdef const uint16_t *row
+        if self._busy:
+            raise RuntimeError("this session is computing")
+        if n > self.context - at or n > KV_TOKENS - first:
+            raise ValueError(f"{n} tokens do not fit: {min(self.context - at, KV_TOKENS - first)} do")
+        for token in tokens:
+            if not 0 <= token < self.model.c.vocabulary:
+                raise ValueError(f"there is no token {token}; there are {self.model.c.vocabulary}")
+        PyObject_GetBuffer(rows, &view, PyBUF_SIMPLE)
+        try:
+            if view.len != <Py_ssize_t>parts * 2 * hd * n * 2:
+                raise ValueError(f"rows: there are {view.len} bytes; {n} tokens have {parts * 2 * hd * n * 2}")
+            if n == 0:
+                return
+            self._prepare(at + n, 1, 0)
+            block, row = self._blocks[at // KV_TOKENS], <const uint16_t *>view.buf
+            for i in range(parts):
+                part = block.data + <size_t>i * 2 * hd * KV_TOKENS
+                for d in range(hd):
+                    memcpy(part + d * KV_TOKENS + first, row, n * 2)
+                    row += n
+                memcpy(part + hd * KV_TOKENS + first * hd, row, <size_t>n * hd * 2)
+                row += n * hd
+        finally:
+            PyBuffer_Release(&view)
+        self._rows = 0
+        self._tokens.extend(tokens)
 
     @classmethod
     def restore(cls, Model model not None, tokens, blocks, tail, int context=4096):
         cdef Session s = Session(model, context)
         cdef Block block
-        cdef Py_buffer view
-        cdef int full = len(tokens) // KV_TOKENS, n = len(tokens) % KV_TOKENS, hd = model.c.head_dim, i, d
-        cdef int parts = model.c.layers * model.c.kv_heads
-        cdef uint16_t *part
-        cdef const uint16_t *at
+        cdef int full = len(tokens) // KV_TOKENS, i
         if len(tokens) > context:
             raise ValueError(f"{len(tokens)} tokens do not fit a context of {context}")
         if len(blocks) != full:
@@ -592,24 +625,6 @@ cdef class Session:
                 block._lent = False
             s._blocks.append(block)
             s._table[i] = block.data
-        PyObject_GetBuffer(tail, &view, PyBUF_SIMPLE)
-        try:
-            if view.len != <Py_ssize_t>parts * 2 * hd * n * 2:
-                raise ValueError(f"tail: it has {view.len} bytes; {n} tokens have {parts * 2 * hd * n * 2}")
-            if n:
-                block = Block(model.block_bytes)
-                block.own()
-                at = <const uint16_t *>view.buf
-                for i in range(parts):
-                    part = block.data + <size_t>i * 2 * hd * KV_TOKENS
-                    for d in range(hd):
-                        memcpy(part + d * KV_TOKENS, at, n * 2)
-                        at += n
-                    memcpy(part + hd * KV_TOKENS, at, <size_t>n * hd * 2)
-                    at += n * hd
-                s._blocks.append(block)
-                s._table[full] = block.data
-        finally:
-            PyBuffer_Release(&view)
-        s._tokens = list(tokens)
+        s._tokens = list(tokens[:full * KV_TOKENS])
+        s.extend(tokens[full * KV_TOKENS:], tail)
         return s

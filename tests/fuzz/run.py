@@ -42,7 +42,7 @@ def fuzz(name: str, seconds: int) -> None:
     """Run one target; never returns."""
     import atheris
 
-    with atheris.instrument_imports(include=["slipstream.core", name]):
+    with atheris.instrument_imports(include=["slipstream.core", "slipstream.runtime_ext.gguf", name]):
         target = importlib.import_module(name)
     seeds = target.seeds()
     for seed in seeds:

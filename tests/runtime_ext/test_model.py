@@ -120,14 +120,31 @@ def test_a_restored_session_goes_on_bit_for_bit(model: Model, cut: int, since: i
     session = Session(model, 256, seed=7)
     session.advance(TOKENS[:cut])
     early = session.blocks()[:since]
-    blocks: list[object] = [*early, *session.blocks(len(early))]
+    blocks: list[memoryview | bytearray] = [*early, *session.blocks(len(early))]
     if copy:
-        blocks = [bytearray(block) for block in blocks]  # type: ignore[call-overload]
+        blocks = [bytearray(block) for block in blocks]
     other = Session.restore(model, session.tokens, blocks, session.tail(), 256)
     other.advance(TOKENS[:9])
     session.advance(TOKENS[:9])
     assert other.logits() == session.logits()
     assert other.tokens == session.tokens
+
+
+@given(cut=st.integers(1, len(TOKENS)), since=st.integers(1, len(TOKENS)))
+@settings(deadline=None, max_examples=30)
+def test_rows_that_come_later_make_the_same_session(model: Model, cut: int, since: int) -> None:
+    session = Session(model, 256)
+    session.advance(TOKENS[:cut])
+    full = cut // BLOCK_TOKENS * BLOCK_TOKENS
+    since = min(max(since, full), cut)
+    early = Session(model, 256)
+    early.advance(TOKENS[:since])
+    other = Session.restore(model, TOKENS[:full], session.blocks(), b"", 256)
+    other.extend(TOKENS[full:since], early.tail())
+    other.extend(TOKENS[since:cut], session.tail(since))
+    other.advance(TOKENS[:3])
+    session.advance(TOKENS[:3])
+    assert other.logits() == session.logits()
 
 
 def test_what_does_not_fit_is_not_restored(model: Model) -> None:
