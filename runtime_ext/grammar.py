@@ -15,13 +15,10 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 from weakref import WeakKeyDictionary, ref
 
 from .tokens import Tokenizer
-
-if TYPE_CHECKING:
-    from llguidance import LLTokenizer
 
 Kind = Literal["schema", "lark", "regex"]
 TEXT_LIMIT: Final = 256 * 1024
@@ -55,20 +52,25 @@ class _Vocabulary:
         return tokenizer.encode(text, bos=False)
 
 
-_tries: Final[WeakKeyDictionary[Tokenizer, LLTokenizer]] = WeakKeyDictionary()
+_tries: Final[WeakKeyDictionary[Tokenizer, Any]] = WeakKeyDictionary()
 
 
-def _trie(tokenizer: Tokenizer) -> LLTokenizer:
-    """The trie of a vocabulary, made once: 0.5 s for 151,000 tokens."""
+def _library() -> Any:
     try:
-        from llguidance import LLTokenizer
+        import llguidance
     except ImportError:
         raise GrammarError(
             "constrained decoding needs the library llguidance", "run: pip install 'slipstream-mesh[llm]'"
         ) from None
+    return llguidance
+
+
+def _trie(tokenizer: Tokenizer) -> Any:
+    """The trie of a vocabulary, made once: about a second for 151,000 tokens."""
+    library = _library()
     if (found := _tries.get(tokenizer)) is None:
         vocabulary = _Vocabulary(tokenizer)
-        found = _tries[tokenizer] = LLTokenizer(vocabulary, eos_token=sorted(tokenizer.eos_ids))  # type: ignore[arg-type]
+        found = _tries[tokenizer] = library.LLTokenizer(vocabulary, eos_token=sorted(tokenizer.eos_ids))
         del vocabulary.tokens, vocabulary.special_token_ids
     return found
 
@@ -94,23 +96,23 @@ class Grammar:
     __slots__ = ("_matcher", "_tokenizer", "_words", "kind", "text")
 
     def __init__(self, tokenizer: Tokenizer, kind: Kind, text: str) -> None:
-        trie = _trie(tokenizer)
-        from llguidance import LLMatcher
-
+        trie, matcher = _trie(tokenizer), _library().LLMatcher
         if len(text) > TEXT_LIMIT:
             raise GrammarError(f"the {kind} has {len(text)} characters; at most {TEXT_LIMIT} are read")
         self.kind, self.text, self._tokenizer = kind, text, tokenizer
         try:
             match kind:
                 case "schema":
-                    grammar = LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_flexible": False})
+                    grammar = matcher.grammar_from_json_schema(text, overrides={"whitespace_flexible": False})
                 case "lark":
-                    grammar = LLMatcher.grammar_from_lark(text)
+                    grammar = matcher.grammar_from_lark(text)
                 case "regex":
-                    grammar = LLMatcher.grammar_from_regex(text)
+                    grammar = matcher.grammar_from_regex(text)
+                case _:
+                    raise GrammarError(f"{kind!r:.60} is no kind of grammar")
         except ValueError as error:
             raise GrammarError(f"the {kind} cannot be read: {error!s:.300}") from None
-        self._matcher = LLMatcher(trie, grammar, log_level=0)
+        self._matcher = matcher(trie, grammar, log_level=0)
         self._words = (trie.vocab_size + 31) // 32
         if self._matcher.is_error():
             raise GrammarError(*_explained(kind, self._matcher.get_error()))
@@ -155,7 +157,8 @@ class Grammar:
 
     def forced(self) -> list[int]:
         """The tokens that come next because nothing else can; none where there is a choice."""
-        return self._matcher.compute_ff_tokens()
+        tokens: list[int] = self._matcher.compute_ff_tokens()
+        return tokens
 
     def accept(self, tokens: Sequence[int]) -> None:
         """Go on by tokens.
@@ -163,36 +166,32 @@ class Grammar:
         Raises:
             GrammarError: they do not fit; this grammar is of no more use.
         """
-        if not self._matcher.consume_tokens(tokens):  # type: ignore[arg-type]
+        if not self._matcher.consume_tokens(tokens):
             self._check()
 
     def admits(self, tokens: list[int]) -> int:
         """How many of these tokens could come next; nothing is changed."""
-        return self._matcher.validate_tokens(tokens)
+        return int(self._matcher.validate_tokens(tokens))
 
     @property
     def done(self) -> bool:
         """Nothing can follow."""
-        return self._matcher.is_stopped()
+        return bool(self._matcher.is_stopped())
 
     @property
     def whole(self) -> bool:
         """The text may end here."""
-        return self._matcher.is_accepting()
+        return bool(self._matcher.is_accepting())
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise GrammarError(f"the text does not go on by the {self.kind}: {_line(self._matcher.get_error())}")
-
-
-def _line(text: str) -> str:
-    """The first line of what llguidance says; below it, it prints its state."""
-    return text.partition("\n")[0][:300]
+            said = self._matcher.get_error().partition("\n")[0]  # below that line its state is printed
+            raise GrammarError(f"the text does not go on by the {self.kind}: {said:.300}")
 
 
 def _explained(kind: Kind, error: str) -> tuple[str, str]:
     """What is wrong with a grammar, and what to do."""
-    said = _line(error)
+    said = " ".join(error.split())[:300]
     if said.startswith("Unsatisfiable schema"):
         return f"nothing fits the schema: {said.partition(': ')[2]}", ""
     if said.startswith("Unimplemented keys"):
