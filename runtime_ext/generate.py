@@ -19,10 +19,11 @@ from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from threading import Timer
 from time import monotonic, perf_counter
-from typing import Any, Final, Literal, NamedTuple
+from types import NoneType
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from .draft import DRAFT, Lookup, Worth
-from .grammar import Grammar
+from .grammar import Grammar, GrammarError
 from .model import Session, Stopped
 from .tokens import Decoder, Tokenizer
 
@@ -189,15 +190,19 @@ class Generation:
         """The piece of the next pass.
 
         Raises:
-            GrammarError: the text became too complex for the grammar's limits.
+            GrammarError: the text became too complex for the grammar's limits: a dead end.
             MemoryError: no room for more keys and values.
         """
         if self.reason is not None:
             raise StopIteration
         before = len(self.generated)
         self._said, self._chances = [], []
-        reason = self._pass()
-        if reason is not None and reason != "cancelled":  # what is cancelled here may go on elsewhere
+        try:
+            reason = self._pass()
+        except GrammarError:
+            self.reason = "dead end"
+            raise
+        if reason not in (None, "stop", "cancelled"):  # behind a stop is nothing; what is cancelled may go on elsewhere
             reason = self._say(self._decoder.flush()) or reason
             self._said.append(self._held)
             self._held = ""
@@ -414,28 +419,30 @@ class Generation:
             GenerateError: the state is of another version or makes no sense, or the session is not the one it is of.
             GrammarError: its grammar cannot be used here.
         """
-        if state.get("version") != VERSION:
-            raise GenerateError(f"the generation is of version {state.get('version')!r:.20}; supported: {VERSION}")
+        _check(state)
+        generated, pending = _ids(state["generated"], tokenizer), _ids(state["pending"], tokenizer)
+        if state["held"] != len(session) or state["digest"] != _digest(session.tokens):
+            raise GenerateError(
+                f"the session does not hold the {state['held']} tokens that the generation goes on from",
+                "restore it with the tokens and blocks that were sent beside the state",
+            )
         self = cls.__new__(cls)
         try:
             options = Options(**state["options"] | {"stop": tuple(state["options"]["stop"])})
-            generated, pending = _ids(state["generated"], tokenizer), _ids(state["pending"], tokenizer)
-            if state["held"] != len(session) or state["digest"] != _digest(session.tokens):
-                raise GenerateError(
-                    f"the session does not hold the {state['held']!r:.20} tokens that the generation goes on from",
-                    "restore it with the tokens and blocks that were sent beside the state",
-                )
+            self.usage = Usage(**state["usage"])
             grammar = None if state["grammar"] is None else Grammar(tokenizer, *state["grammar"])
-            if grammar is not None:
-                grammar.accept(generated)
-            self._set_up(session, tokenizer, options, grammar)
-            self._decoder = Decoder(tokenizer, pending=state["bytes"])
-            self._held = str(state["text"])
-            self._until = None if state["left"] is None else monotonic() + float(state["left"])
-            self.usage, self.reason = Usage(**state["usage"]), state["reason"]
             session.random = state["random"]
-        except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise GenerateError(f"the state of a generation cannot be read: {error!r:.200}") from None
+        if grammar is not None:
+            grammar.accept(generated)
+        self._set_up(session, tokenizer, options, grammar)
+        self._decoder, self._held, self.reason = (
+            Decoder(tokenizer, False, state["bytes"]),
+            state["text"],
+            state["reason"],
+        )
+        self._until = None if state["left"] is None else monotonic() + state["left"]
         self.generated, self._pending = generated, pending
         self._lookup = None if options.speculate is False else Lookup(session.tokens + pending)
         return self
@@ -460,8 +467,22 @@ def _digest(tokens: Sequence[int]) -> bytes:
     return blake2b(array("i", tokens).tobytes(), digest_size=16).digest()
 
 
-def _ids(values: Any, tokenizer: Tokenizer) -> list[int]:
+def _check(state: Mapping[str, Any]) -> None:
+    """Refuse what is no state of a generation."""
+    if state.get("version") != VERSION:
+        raise GenerateError(f"the generation is of version {state.get('version')!r:.20}; supported: {VERSION}")
+    kinds: dict[str, tuple[type, ...]] = {
+        "options": (dict,), "held": (int,), "digest": (bytes,), "pending": (list,), "generated": (list,),
+        "bytes": (bytes,), "text": (str,), "random": (int,), "grammar": (list, NoneType), "left": (float, NoneType),
+        "usage": (dict,), "reason": (str, NoneType),
+    }  # fmt: skip
+    wrong = [name for name, kind in kinds.items() if name not in state or type(state[name]) not in kind]
+    if wrong or state["reason"] not in (None, *get_args(Reason)):
+        raise GenerateError(f"the state of a generation cannot be read: {', '.join(wrong) or 'reason'}")
+
+
+def _ids(values: list[Any], tokenizer: Tokenizer) -> list[int]:
     """Tokens of somebody else's state."""
-    if type(values) is not list or not all(type(i) is int and 0 <= i < tokenizer.size for i in values):
+    if not all(type(i) is int and 0 <= i < tokenizer.size for i in values):
         raise GenerateError("the state of a generation cannot be read: there are tokens that are none here")
     return values[:]

@@ -144,7 +144,7 @@ class Grammar:
     def fill(self, mask: array[int]) -> None:
         """Write which tokens may be next: one bit a token, the lowest first; words behind the vocabulary stay.
 
-        `mask`: an array of type `I`, of at least as many bits as there are tokens.
+        `mask`: an array of type `I`, of at least as many bits as there are tokens; none is set at a dead end.
 
         Raises:
             GrammarError: the text so far is too complex for llguidance's limits.
@@ -153,7 +153,10 @@ class Grammar:
         if length < self._words or mask.itemsize != 4:
             raise GrammarError(f"a mask of {length} words is too short; {self._words} are needed")
         self._matcher.unsafe_compute_mask_ptr(address, 4 * self._words)
-        self._check()
+        if self._matcher.is_error() and self._matcher.get_error().startswith("NoExtension"):
+            mask[: self._words] = array("I", bytes(4 * self._words))
+        else:
+            self._check()
 
     def forced(self) -> list[int]:
         """The tokens that come next because nothing else can; none where there is a choice."""
