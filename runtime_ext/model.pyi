@@ -109,8 +109,12 @@ class Session:
         """Another session that begins as this one is; full blocks are shared."""
     def blocks(self, since: int = 0) -> list[memoryview]:
         """The full blocks from the `since`-th on, read-only and without a copy; valid as long as they are held."""
-    def tail(self, since: int = 0) -> bytes:
-        """The KV of the tokens after the last full block, from the `since`-th token on: a copy, for `extend`."""
+    def tail(self, since: int | None = None) -> bytes:
+        """The KV of the last tokens, as `extend` takes it: a copy; from the `since`-th on, or after the last full block.
+
+        Raises:
+            ValueError: they are not of one block.
+        """
     def extend(self, tokens: Sequence[int], rows: Buffer) -> None:
         """Take in tokens whose KV another session's `tail` gave, without computing; within one block.
 

@@ -543,18 +543,20 @@ cdef class Session:
             out.append(memoryview(block))
         return out
 
-    def tail(self, int since=0):
-        """Per layer and head: K (head_dim, n), V (n, head_dim), of n tokens after the last full block."""
-        cdef int full = len(self._tokens) // KV_TOKENS, first = max(0, since - full * KV_TOKENS)
-        cdef int n = max(0, len(self._tokens) - full * KV_TOKENS - first), hd = self.model.c.head_dim, i, d
+    def tail(self, since=None):
+        """Per layer and head: K (head_dim, n), V (n, head_dim), of n tokens."""
+        cdef int length = len(self._tokens), at = length // KV_TOKENS * KV_TOKENS if since is None else since
+        cdef int first = at % KV_TOKENS, n = length - at, hd = self.model.c.head_dim, i, d
         cdef int parts = self.model.c.layers * self.model.c.kv_heads
+        if not 0 <= at <= length or n > KV_TOKENS - first:
+            raise ValueError(f"since: tokens {at} to {length} are not of one block")
         cdef Block block
         cdef bytes out = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>parts * 2 * hd * n * 2)
         cdef uint16_t *to = <uint16_t *><void *>PyBytes_AS_STRING(out)
         cdef uint16_t *part
         if n == 0:
             return out
-        block = self._blocks[full]
+        block = self._blocks[at // KV_TOKENS]
         for i in range(parts):
             part = block.data + <size_t>i * 2 * hd * KV_TOKENS
             for d in range(hd):

@@ -135,12 +135,12 @@ def test_a_restored_session_goes_on_bit_for_bit(model: Model, cut: int, since: i
 def test_rows_that_come_later_make_the_same_session(model: Model, cut: int, since: int) -> None:
     session = Session(model, 256)
     session.advance(TOKENS[:cut])
-    full = cut // BLOCK_TOKENS * BLOCK_TOKENS
-    since = min(max(since, full), cut)
+    full = (cut - 1) // BLOCK_TOKENS * BLOCK_TOKENS
+    since = min(max(since, full, 1), cut)
     early = Session(model, 256)
     early.advance(TOKENS[:since])
-    other = Session.restore(model, TOKENS[:full], session.blocks(), b"", 256)
-    other.extend(TOKENS[full:since], early.tail())
+    other = Session.restore(model, TOKENS[:full], session.blocks()[: full // BLOCK_TOKENS], b"", 256)
+    other.extend(TOKENS[full:since], early.tail(full))
     other.extend(TOKENS[since:cut], session.tail(since))
     other.advance(TOKENS[:3])
     session.advance(TOKENS[:3])
