@@ -131,7 +131,8 @@ class Generation:
     """An answer in the making: iterate for its pieces; `reason` says why it ended, once it has.
 
     The session is this generation's until it ends: it holds prompt and answer then, but for the last token or so, and a
-    prompt that begins with them goes on from there. One thread at a time iterates; `cancel` may be called from any.
+    prompt that begins with them goes on from there. Others may read its blocks between two pieces only: within a pass
+    it holds drafts, too. One thread at a time iterates; `cancel` may be called from any.
 
     Raises:
         GenerateError: prompt, options, tokenizer and session do not go together.
@@ -221,7 +222,12 @@ class Generation:
     # One pass
 
     def _pass(self) -> Reason | None:
-        session, pending, grammar = self._session, self._pending, self._grammar
+        session, pending = self._session, self._pending
+        if not self.generated and self._grammar is not None and self.options.logprobs is None:
+            # what is forced from the beginning needs no pass of its own, nor the prompt to be read
+            _, end = self._settle(self._forced(self._grammar, False), [], 0)
+            if end is not None:
+                return end
         if len(session) + len(pending) > session.context:
             if self.options.context_full == "stop":
                 return "context"
@@ -234,30 +240,34 @@ class Generation:
             seconds = self._advance(pending + draft, 1 + len(draft))
         except Stopped:
             return self._interrupted()
-        if self.generated:
-            self.usage.decode += seconds
-        else:
-            self.usage.prefill += seconds
         held, count, right, end = len(session) - len(draft), len(pending) + len(draft), 0, None
+        if held - len(pending) < self.usage.prompt:
+            self.usage.prefill += seconds
+        else:
+            self.usage.decode += seconds
         pending.clear()
         while end is None and not pending:
             chosen = self._choose(right)
             if isinstance(chosen, str):
                 end = chosen
                 break
-            for token in chosen:
-                if right < len(draft) and not pending and draft[right] == token:
-                    right += 1
-                else:
-                    pending.append(token)
-                if (end := self._emit(token)) is not None:
-                    break
-            else:
-                if grammar is not None and grammar.done:
-                    end = "eos" if grammar.whole else "dead end"
+            right, end = self._settle(chosen, draft, right)
         session.rewind(held + right)
         self._learn(draft, right, count, seconds)
         return end
+
+    def _settle(self, chosen: list[int], draft: list[int], right: int) -> tuple[int, Reason | None]:
+        """Say tokens, of which those that were drafted are taken in already: how many are so now, and why it ends."""
+        for token in chosen:
+            if right < len(draft) and not self._pending and draft[right] == token:
+                right += 1
+            else:
+                self._pending.append(token)
+            if (end := self._emit(token)) is not None:
+                return right, end
+        if self._grammar is not None and self._grammar.done:
+            return right, "eos" if self._grammar.whole else "dead end"
+        return right, None
 
     def _interrupted(self) -> Reason | None:
         if self._cancelled:

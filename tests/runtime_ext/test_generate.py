@@ -146,10 +146,21 @@ def test_drafts_of_what_repeats_are_right_and_save_passes() -> None:
 def test_forced_tokens_take_one_pass_together() -> None:
     generation = begun(Options(seed=1), schema())
     pieces = list(generation)
-    assert pieces[0].text == '{"skill":"'
-    assert len(pieces) < len(generation.generated) - 4
+    assert pieces[0].text.startswith('{"skill":"')
+    assert len(pieces) < len(generation.generated) - 8
     assert generation.reason == "eos"
     assert generation.usage.generated == len(generation.generated)
+
+
+def test_what_is_forced_altogether_is_said_without_a_pass() -> None:
+    schema()
+    generation = begun(Options(), Grammar.of_schema(loaded()[1], {"const": {"all": "said"}}))
+    assert whole(list(generation)) == '{"all":"said"}'
+    assert generation.reason == "eos"
+    assert len(generation._session) == 0
+    short = begun(Options(max_tokens=2), Grammar.of_schema(loaded()[1], {"const": {"all": "said"}}))
+    assert '{"all":"said"}'.startswith(whole(list(short)))
+    assert (len(short.generated), short.reason) == (2, "length")
 
 
 @given(st.integers(0, 2**32), st.floats(0.2, 2.0))
