@@ -225,7 +225,7 @@ class Generation:
         session, pending = self._session, self._pending
         if not self.generated and self._grammar is not None and self.options.logprobs is None:
             # what is forced from the beginning needs no pass of its own, nor the prompt to be read
-            _, end = self._settle(self._forced(self._grammar, False), [], 0)
+            _, end = self._settle(self._force(self._grammar), [], 0)
             if end is not None:
                 return end
         if len(session) + len(pending) > session.context:
@@ -239,7 +239,7 @@ class Generation:
             draft = self._draft()
             seconds = self._advance(pending + draft, 1 + len(draft))
         except Stopped:
-            return self._interrupted()
+            return self._interrupted()  # none of ours: the pass is made again
         held, count, right, end = len(session) - len(draft), len(pending) + len(draft), 0, None
         if held - len(pending) < self.usage.prompt:
             self.usage.prefill += seconds
@@ -266,7 +266,7 @@ class Generation:
             if (end := self._emit(token)) is not None:
                 return right, end
         if self._grammar is not None and self._grammar.done:
-            return right, "eos" if self._grammar.whole else "dead end"
+            return right, "eos"
         return right, None
 
     def _interrupted(self) -> Reason | None:
@@ -278,7 +278,7 @@ class Generation:
         """Take tokens in; the seconds that it took.
 
         Raises:
-            Stopped: this generation was cancelled, or its time is over.
+            Stopped: this generation was cancelled, or its time is over; or it was meant for a pass that had ended.
         """
         timer = None
         if self._until is not None and len(tokens) > DRAFT + 1:  # a pass that may be long
@@ -286,15 +286,11 @@ class Generation:
             timer.daemon = True
             timer.start()
         try:
-            while True:
-                if self._interrupted() is not None:
-                    raise Stopped
-                start = perf_counter()
-                try:
-                    self._session.advance(tokens, wanted)
-                except Stopped:  # if by none of ours, it was for a pass that had ended before
-                    continue
-                return perf_counter() - start
+            if self._interrupted() is not None:
+                raise Stopped
+            start = perf_counter()
+            self._session.advance(tokens, wanted)
+            return perf_counter() - start
         finally:
             if timer is not None:
                 timer.cancel()
@@ -310,7 +306,7 @@ class Generation:
         grammar, single = self._grammar, self.options.logprobs is not None
         chosen: list[int] = []
         if grammar is not None:
-            chosen = self._forced(grammar, single)
+            chosen = self._force(grammar)
             if not chosen:
                 grammar.fill(self._mask)
         if not chosen:
@@ -323,21 +319,20 @@ class Generation:
             if grammar is not None:
                 grammar.accept(chosen)
                 if not single:
-                    chosen += self._forced(grammar, False)
+                    chosen += self._force(grammar)
         if single:
             [logprob] = self._session.logprobs(chosen, row)
             self._chances.append(Chance(logprob, self._session.likeliest(self.options.logprobs or 0, row)))
         return chosen
 
-    @staticmethod
-    def _forced(grammar: Grammar, single: bool) -> list[int]:
-        found: list[int] = []
-        while not (single and found) and (tokens := grammar.forced()):
-            if single:
-                del tokens[1:]
+    def _force(self, grammar: Grammar) -> list[int]:
+        """What the grammar forces now, accepted; one by one where each is to have its chance told."""
+        tokens = grammar.forced()
+        if self.options.logprobs is not None:
+            del tokens[1:]
+        if tokens:
             grammar.accept(tokens)
-            found += tokens
-        return found
+        return tokens
 
     # Text
 
@@ -373,10 +368,7 @@ class Generation:
         self._guess = []
         if self._lookup is None or len(pending) > DRAFT:
             return []
-        most = min(
-            DRAFT + 1 - len(pending), session.context - len(session) - len(pending),
-            options.max_tokens - len(self.generated) - 1,
-        )  # fmt: skip
+        most = min(DRAFT + 1 - len(pending), session.context - len(session) - len(pending))
         if most < 1:
             return []
         draft = self._lookup.follow(most)

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 pytest.importorskip("regex", reason="the extra `llm` is not installed: no regex")
 
 from slipstream.runtime_ext import generate
+from slipstream.runtime_ext.draft import Lookup
 from slipstream.runtime_ext.generate import GenerateError, Generation, Options, Piece
 from slipstream.runtime_ext.gguf import Gguf
 from slipstream.runtime_ext.grammar import Grammar, GrammarError
@@ -258,15 +259,38 @@ def test_a_generation_that_moves_between_any_pieces_gives_the_same_text(
     assert generation.usage.generated == stayed.usage.generated
 
 
-def test_what_is_cancelled_here_goes_on_elsewhere() -> None:
-    options = Options(max_tokens=40, temperature=0.8, seed=5, stop=("\ufffd\ufffd",))
-    generation = begun(options)
-    pieces = [next(generation), next(generation)]
-    generation.cancel()
-    pieces += list(generation)
-    assert generation.reason == "cancelled"
-    assert len(pieces) == 2
-    assert whole(pieces) + whole(list(moved(generation))) == whole(list(begun(options)))
+def test_what_is_cancelled_anywhere_goes_on_elsewhere() -> None:
+    options = Options(max_tokens=40, temperature=1.0, seed=5, stop=("ing of", "\ufffd\ufffd\ufffd"))
+    text, held = whole(list(begun(options))), set()
+    for passes in range(30):
+        generation = begun(options)
+        pieces = [next(generation) for _ in range(passes)]
+        generation.cancel()
+        assert list(generation) == []
+        assert generation.reason == "cancelled"
+        state = generation.state()
+        held |= {name for name in ("bytes", "text") if state[name]}
+        assert whole(pieces) + whole(list(moved(generation))) == text
+    assert held == {"bytes", "text"}
+
+
+def test_what_could_have_become_a_stop_string_is_said_at_the_end() -> None:
+    options = Options(max_tokens=20, temperature=0.8, seed=2)
+    text = whole(list(begun(options)))
+    generation = begun(replace(options, stop=(text[-3:] + "more",)))
+    assert whole(list(generation)) == text
+    assert generation.reason == "length"
+
+
+def test_any_token_that_ends_a_text_ends_the_answer_and_is_not_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = begun(Options(max_tokens=20, temperature=0.8, seed=2))
+    list(free)
+    end = free.generated[7]
+    monkeypatch.setattr(loaded()[1], "eos_ids", frozenset({10**6, end}))
+    generation = begun(Options(max_tokens=20, temperature=0.8, seed=2))
+    list(generation)
+    assert generation.generated == free.generated[: free.generated.index(end)]
+    assert generation.reason == "eos"
 
 
 def test_what_has_ended_stays_ended_elsewhere() -> None:
@@ -315,13 +339,13 @@ def test_a_state_that_makes_no_sense_here_is_refused_with_the_reason(change: dic
 # What the session holds
 
 
-@given(st.integers(0, 60), st.integers(1, 60))
+@given(st.integers(0, 60), st.integers(1, 60), st.sampled_from([1, 901]))
 @settings(deadline=None, max_examples=30)
-def test_a_prefix_that_the_session_holds_is_not_taken_in_again(common: int, length: int) -> None:
+def test_a_prefix_that_the_session_holds_is_not_taken_in_again(common: int, length: int, other: int) -> None:
     model, tokenizer = loaded()
-    prompt = [(7 * i * i) % 900 for i in range(length)]
+    prompt = [(7 * i * i) % 898 + 2 for i in range(length)]
     session = Session(model, 256)
-    session.advance([*prompt[:common], 901, 902, 903])
+    session.advance([*prompt[:common], other, other])
     options = Options(max_tokens=10, temperature=0.7, seed=2)
     generation = Generation(session, tokenizer, prompt, options)
     assert whole(list(generation)) == whole(list(Generation(Session(model, 256), tokenizer, prompt, options)))
@@ -352,11 +376,19 @@ def test_a_full_context_ends_the_answer_or_forgets_its_oldest_part(speculate: bo
     list(slid)
     assert slid.reason == "length"
     assert slid.generated[: 41 - prompt] == generation.generated
-    tokens, held = loaded()[1].encode("The car is parked") + slid.generated, slid._session.tokens
-    kept = min(prompt, 10)
-    assert held[:kept] == tokens[:kept]
-    assert 20 <= len(held) - kept <= 30
-    assert held[kept:] == tokens[len(tokens) - 1 - (len(held) - kept) : -1]
+
+
+def test_where_it_slides_a_quarter_at_the_beginning_and_the_latest_half_stay() -> None:
+    model, tokenizer = loaded()
+    prompt, session = [*range(20, 40)], Session(model, 40)
+    generation = Generation(session, tokenizer, prompt, Options(max_tokens=60, context_full="slide", speculate=False))
+    lengths = []
+    for _ in generation:
+        lengths.append(len(session))
+        tokens = prompt + generation.generated[:-1]
+        if len(tokens) == 41:
+            assert session.tokens == tokens[:10] + tokens[-20:]
+    assert lengths[:24] == [*range(20, 41), 30, 31, 32]
 
 
 # Ends from outside
@@ -365,14 +397,22 @@ def test_a_full_context_ends_the_answer_or_forgets_its_oldest_part(speculate: bo
 class Clock:
     """Seconds that pass by themselves at each pass of a session."""
 
-    def __init__(self, session: Session, *, each: float = 0.0, act: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        each: float = 0.0,
+        per_token: float = 0.0,
+        act: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self.now, self.each, self.act, self.passes, self._session = 0.0, each, act, 0, session
+        self.per_token = per_token
 
     def advance(self, tokens: Sequence[int], wanted: int = 1) -> None:
         self.passes += 1
         self.act(self.passes)
         self._session.advance(tokens, wanted)
-        self.now += self.each
+        self.now += self.each + self.per_token * len(tokens)
 
     def __len__(self) -> int:
         return len(self._session)
@@ -402,6 +442,12 @@ def test_a_deadline_ends_the_answer_and_moves_with_what_is_left_of_it(monkeypatc
     assert len(list(generation)) == 3
     assert generation.reason == "deadline"
     assert clock.passes == 4
+    other = moved(clocked(Options(deadline=10.0), each=4.0)[0])
+    clock.now += 9.0
+    assert next(other).tokens
+    clock.now += 1.0
+    assert list(other) == []
+    assert other.reason == "deadline"
     late, _ = clocked(Options(deadline=0.0))
     assert list(late) == []
     assert late.reason == "deadline"
@@ -416,8 +462,41 @@ def test_a_long_prompt_stops_between_its_parts_and_keeps_what_is_in() -> None:
     assert list(generation) == []
     assert generation.reason == "cancelled"
     assert len(clock) == 3 * generate.CHUNK
+    assert clock.tokens == loaded()[1].encode("warm " * 600)[: 3 * generate.CHUNK]
     whole_one, _ = clocked(Options(max_tokens=5, seed=1), "warm " * 600)
     assert whole(list(moved(generation))) == whole(list(whole_one))
+
+
+def test_seconds_count_as_prefill_until_the_prompt_is_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    generation, clock = clocked(Options(max_tokens=5, speculate=False), "warm " * 600, each=1.0)
+    monkeypatch.setattr(generate, "perf_counter", lambda: clock.now)
+    list(generation)
+    assert generation.usage.prompt > 3 * generate.CHUNK
+    assert (generation.usage.prefill, generation.usage.decode) == (clock.passes - 4, 4)
+
+
+@pytest.mark.parametrize(("each", "per_token", "pays"), [(1.0, 0.0, True), (-1.0, 2.0, False)])
+def test_drafts_are_made_where_they_are_measured_to_pay(
+    monkeypatch: pytest.MonkeyPatch, each: float, per_token: float, pays: bool
+) -> None:
+    generation, clock = clocked(Options(max_tokens=200), each=each, per_token=per_token)
+    monkeypatch.setattr(generate, "perf_counter", lambda: clock.now)
+    list(generation)
+    assert len(generation.generated) == 200
+    assert (clock.passes < 80) == pays
+    assert (generation.usage.drafted > 20) == pays
+    assert generation._worth.right > 0.5  # told without drafts, too
+
+
+def test_nothing_is_drafted_that_a_grammar_refuses() -> None:
+    schema()
+    tokenizer = loaded()[1]
+    one, two, three, letter = (tokenizer.encode(text, bos=False)[0] for text in "123x")
+    generation = begun(Options(speculate=True), Grammar.of_regex(tokenizer, "[0-9]+"))
+    generation._pending[:] = [two]
+    for before, draft in (([one, two, letter], []), ([one, two, three, letter], [three])):
+        generation._lookup = Lookup([*before, one, two])
+        assert generation._draft() == draft
 
 
 def test_a_stop_that_was_meant_for_an_earlier_pass_ends_nothing() -> None:
@@ -517,6 +596,13 @@ def test_a_prompt_of_nothing_or_of_too_much_is_refused_with_what_to_do() -> None
         Generation(Session(model, 8), tokenizer, [])
     with pytest.raises(GenerateError, match="9 tokens, and the session holds 8; shorten it"):
         Generation(Session(model, 8), tokenizer, [1] * 9)
+
+
+@pytest.mark.parametrize("tokens", [1, 31, 32, 33, 64, 100])
+def test_a_mask_of_the_first_tokens_allows_these(tokens: int) -> None:
+    mask = generate._first(tokens, 100)
+    assert len(mask) == 4
+    assert [i for i in range(128) if mask[i // 32] >> i % 32 & 1] == list(range(tokens))
 
 
 def test_a_tokenizer_of_another_model_is_refused() -> None:

@@ -173,6 +173,13 @@ def test_lark_and_regex_describe_the_same() -> None:
     assert allowed(lark) == allowed(regex) > TOKENIZER.eos_ids
 
 
+def test_where_no_text_can_follow_nothing_is_allowed() -> None:
+    grammar = Grammar.of_lark(TOKENIZER, "start: /a[^\\x00-\\u{10ffff}]/")
+    mask = array("I", [0xFFFFFFFF] * 33)
+    grammar.fill(mask)
+    assert [*mask] == [0] * 32 + [0xFFFFFFFF]
+
+
 def test_words_of_a_mask_behind_the_vocabulary_stay_and_a_short_mask_is_refused() -> None:
     grammar = Grammar.of_regex(TOKENIZER, "[a-z]+")
     assert allowed(grammar, TOKENIZER.size + 500) == allowed(grammar)
