@@ -15,7 +15,8 @@
 enum {
     PAIR = 2,   /* steps that one change may move to another device besides a block */
     BLOCK = 8,  /* steps of a block */
-    FEW = 16,   /* steps up to which annealing gets nearly all of the budget */
+    FEW = 16,   /* steps up to which annealing gets nearly all of the budget; */
+    LISTS = 6,  /* above, for each change a list schedule looks at one in so many of the steps */
     ROUND = 8,  /* changes per step in the first round; each further one has twice as many */
     LOGS = 1024
 };
@@ -24,7 +25,8 @@ enum {
    rest with all that is tied to it on its device. CRITICAL_ONES are to a step on the critical path. */
 enum { DEVICE = 500, PLACE = 650, NEIGHBOUR = 850, AROUND = 950, CRITICAL_ONES = 740 };
 
-static const double HOT = 0.1, WARM = 0.03, COLD = 0.001; /* heat in makespans: rounds begin hot or warm, and end cold */
+/* Heat in makespans: rounds begin hot or warm, and end cold; with more steps than FEW all of it is milder. */
+static const double HOT = 0.1, WARM = 0.03, COLD = 0.001, MILD = 0.6;
 
 static double logs[LOGS]; /* -ln of numbers spread over (0, 1) */
 
@@ -547,7 +549,7 @@ void sched_improve(Sched *w)
     changes = (int64_t)ROUND * w->free;
     for (int round = 0; !sched_over(w); round++) {
         if (w->free > FEW || round % 4 == 3) {
-            int64_t until = w->work + changes * (w->free > FEW ? w->free : 4);
+            int64_t until = w->work + changes * (w->free > FEW ? w->free / LISTS : 4);
             double before = w->kept.makespan;
             while (w->work < until && !sched_over(w))
                 shake(w);
@@ -558,7 +560,7 @@ void sched_improve(Sched *w)
             recall(w, &s);
         if (s.cost < s.best)
             remember(w, &s);
-        anneal(w, &s, changes, round % 2 ? WARM : HOT, COLD);
+        anneal(w, &s, changes, (round % 2 ? WARM : HOT) * (w->free > FEW ? MILD : 1), COLD);
         changes *= 2;
     }
 }
