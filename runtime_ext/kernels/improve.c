@@ -2,8 +2,8 @@
    noise on their ranks.
 
    A state is a topological sequence of the steps and a device for each. It is decoded by appending: every step begins
-   when its inputs are there and its lanes are free of those before it in the sequence. Some sequence decodes to an
-   optimal schedule: the one by the start times of such a schedule. A change is decoded from the first place that it
+   when its inputs are there and its lanes are free of those before it in the sequence, and of what is given for later.
+   Some sequence decodes to an optimal schedule: the one by the start times of such a schedule. A change is decoded from the first place that it
    touches, from the state of the lanes kept every few steps, and given up as soon as the least time that must still
    follow says that it will not be taken. One file because the compiler makes one function of it. */
 
@@ -56,7 +56,8 @@ static int lanes_in_all(const Sched *w)
 
 /* ---- what a state costs ---------------------------------------------------------------------------------------- */
 
-/* What the device of step i, and the links of its inputs (and outputs), cost: a little, to tell schedules of one length apart. */
+/* What the device of step i, and the links of its inputs (and outputs), cost: a little, to tell schedules of one length
+   apart. */
 static double price(const Sched *w, const Search *s, int i, int outputs)
 {
     int p = w->on[i];
@@ -74,11 +75,27 @@ static double price(const Sched *w, const Search *s, int i, int outputs)
     return cost;
 }
 
+/* The first moment from t on at which step i overlaps nothing that is given for later, in its lane and its groups. */
+static double past_breaks(const Sched *w, int i, int lane, double t, double seconds)
+{
+    for (double was = -INFINITY; was < t;) {
+        was = t;
+        for (int x = w->group_at[i] - 1; x < w->group_at[i + 1]; x++) {
+            int l = x < w->group_at[i] ? lane : w->lanes + w->group[x];
+            for (int b = w->break_at[l]; b < w->break_at[l + 1]; b++)
+                if (t < w->break_till[b] && t + seconds > w->break_from[b])
+                    t = w->break_till[b];
+        }
+    }
+    return t;
+}
+
 /* Append the steps from a place on. The cost of the whole state, or INFINITY as soon as it is sure to be above `limit`;
    `reached` is the first place that was not decoded. */
 static double decode(Sched *w, Search *s, int from, double limit)
 {
-    const int all = lanes_in_all(w), free = w->free, lanes = w->lanes, wide = w->wide, table = w->looked;
+    const int all = lanes_in_all(w), free = w->free, lanes = w->lanes, wide = w->wide, table = w->looked,
+              breaks = w->breaks;
     const size_t stride = (size_t)w->stride;
     const int *restrict sequence = w->sequence, *restrict on = w->on, *restrict before_at = w->before_at,
               *restrict before = w->before, *restrict group_at = w->group_at, *restrict group = w->group,
@@ -122,6 +139,8 @@ static double decode(Sched *w, Search *s, int from, double limit)
                     if (now[lane] <= t ? now[l] <= t && now[l] > now[lane] : now[l] < now[lane])
                         lane = l;
             t = now[lane] > t ? now[lane] : t;
+            if (breaks)
+                t = past_breaks(w, i, lane, t, seconds);
         } else
             lane = -1;
         double till = t + seconds, least = till + (table ? ahead[cell] : ahead[i]);
@@ -187,7 +206,8 @@ static void forget(Sched *w, const Search *s, int from)
     }
 }
 
-/* The lanes before the first free step: what is done and runs, and windows that are not open yet. */
+/* The lanes before the first free step: what is done and runs, windows that are not open yet, and what is given for
+   later. */
 static void lanes_at_first(Sched *w)
 {
     for (int p = 0; p < w->m; p++)
@@ -207,12 +227,23 @@ static void lanes_at_first(Sched *w)
             w->late[0] += w->weight[i];
             w->tardy[0] += w->weight[i] * (till - w->deadline[i]);
         }
-        if (w->tails[w->lane[i]] < till)
-            w->tails[w->lane[i]] = till;
-        for (int x = w->group_at[i]; x < w->group_at[i + 1]; x++)
-            if (w->tails[w->lanes + w->group[x]] < till)
-                w->tails[w->lanes + w->group[x]] = till;
     }
+    sched_empty(w);
+    w->breaks = 0;
+    for (int lane = 0; lane < lanes_in_all(w) && w->given; lane++) {
+        const Stretch *s = w->last[lane];
+        w->break_at[lane] = w->breaks;
+        while (s->previous)
+            s = s->previous;
+        for (s = s->next; s; s = s->next)
+            if (s->from <= w->tails[lane])
+                w->tails[lane] = s->till > w->tails[lane] ? s->till : w->tails[lane];
+            else {
+                w->break_from[w->breaks] = s->from;
+                w->break_till[w->breaks++] = s->till;
+            }
+    }
+    w->break_at[lanes_in_all(w)] = w->breaks;
 }
 
 /* Decode the whole state. False if it breaks a rule: then it is none to go on from. */

@@ -94,6 +94,9 @@ size_t sched_layout(Sched *w, char *base)
     TAKE(till, n);
     TAKE(ran_in, n);
     TAKE(tails, ((n >> w->snap) + 1) * lanes);
+    TAKE(break_at, lanes + 1);
+    TAKE(break_from, n + members);
+    TAKE(break_till, n + members);
     TAKE(latest, n + 1);
     TAKE(late, n + 1);
     TAKE(tardy, n + 1);

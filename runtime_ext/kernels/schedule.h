@@ -105,6 +105,9 @@ typedef struct {
     double *till;                      /* (n) */
     int *ran_in;                       /* (n), lane */
     double *tails;                     /* (n >> snap + 1, lanes + groups), of every 1 << snap steps */
+    int *break_at;                     /* CSR: what is given for later in each lane, */
+    double *break_from, *break_till;   /* (n + members), in the order of its starts */
+    int breaks;                        /* how much of that there is */
     double *latest;                    /* (n + 1), the largest end before each position */
     double *late, *tardy;              /* (n + 1) */
     double *now;                       /* (lanes + groups) */

@@ -776,7 +776,7 @@ def test_its_own_plan_is_a_plan_to_go_on_with_again_and_again(problem: Problem, 
     for seed in range(4):
         found = Schedule(*packed.solve(500, 0.0, seed, (found.device, found.start), margin))
         assert violations(problem, found) == []
-    if not best.late and all(start <= 0 for _, start, _ in problem.fixed.values()):
+    if not best.late and max(problem.slots, default=1) == 1:
         assert found.makespan <= best.makespan + EPS
 
 
@@ -818,6 +818,19 @@ def test_what_runs_keeps_its_order_whatever_is_planned_for_tomorrow() -> None:
 def test_what_runs_goes_on_before_what_is_given_for_later() -> None:
     packed = Packed([[1.0], [2.0], [1.0]], [], [[None]], fixed={1: (0, 3.0, 5.0)}, apart=[1])
     assert packed.solve(1, incumbent=([0, -1, 0], [1.0, 0.0, 0.0]))[1] == [1.0, 3.0, 0.0]
+
+
+def test_local_search_uses_the_time_before_what_is_given_for_later() -> None:
+    later = {8: (0, 10.0, 20.0), 9: (1, 10.0, 20.0)}
+    for seed in range(20):
+        draw = Random(seed)
+        sizes = []
+        for _ in later:  # pieces that fill the time before exactly
+            cuts = [0, *sorted(draw.randint(1, 99) for _ in range(3)), 100]
+            sizes += [(end - begin) / 10 for begin, end in pairwise(cuts)]
+        draw.shuffle(sizes)
+        rows: list[list[float | None]] = [[size, size] for size in [*sizes, 1.0, 1.0]]
+        assert Packed(rows, [], full(2), fixed=later, apart=later).solve(30_000)[4] == pytest.approx(10.0)
 
 
 SOON: list[list[float | None]] = [[1.0], [1.0]]

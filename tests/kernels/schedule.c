@@ -156,7 +156,7 @@ int main(void)
             if (!plain && draw(10) == 0) {
                 w.fixed[i] = 1;
                 w.device[i] = (int)draw((uint64_t)w.m);
-                w.start[i] = -number() / 4;
+                w.start[i] = draw(3) ? -number() / 4 : number();
                 w.end[i] = w.start[i] + number() / 2;
             }
         }
@@ -178,6 +178,12 @@ int main(void)
         sched_prepare(&w);
         w.random = (uint64_t)problem;
         w.work_limit = (int64_t)draw(4) * 2000;
+        w.incumbent = draw(3) == 0;
+        w.margin = (double)draw(3) / 20;
+        for (int i = 0; i < w.n; i++) {
+            w.device_now[i] = (int)draw((uint64_t)w.m + 2) - 1; /* none, one, or one that is no device */
+            w.start_now[i] = number() - 2;
+        }
         if (sched_solve(&w) == SCHED_OK) {
             check(&w, problem);
             found++;
