@@ -456,26 +456,28 @@ def test_a_deadline_ends_the_answer_and_moves_with_what_is_left_of_it(monkeypatc
 def test_a_long_prompt_stops_between_its_parts_and_keeps_what_is_in() -> None:
     cancelled: list[Any] = []
     generation, clock = clocked(
-        Options(max_tokens=5, seed=1), "warm " * 600, act=lambda n: n == 3 and cancelled[0].cancel()
+        Options(max_tokens=5, seed=1),
+        "warm the cabin, find Anna; " * 90,
+        act=lambda n: n == 3 and cancelled[0].cancel(),
     )
     cancelled.append(generation)
     assert list(generation) == []
     assert generation.reason == "cancelled"
     assert len(clock) == 3 * generate.CHUNK
-    assert clock.tokens == loaded()[1].encode("warm " * 600)[: 3 * generate.CHUNK]
-    whole_one, _ = clocked(Options(max_tokens=5, seed=1), "warm " * 600)
+    assert clock.tokens == loaded()[1].encode("warm the cabin, find Anna; " * 90)[: 3 * generate.CHUNK]
+    whole_one, _ = clocked(Options(max_tokens=5, seed=1), "warm the cabin, find Anna; " * 90)
     assert whole(list(moved(generation))) == whole(list(whole_one))
 
 
 def test_seconds_count_as_prefill_until_the_prompt_is_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    generation, clock = clocked(Options(max_tokens=5, speculate=False), "warm " * 600, each=1.0)
+    generation, clock = clocked(Options(max_tokens=5, speculate=False), "warm the cabin, find Anna; " * 90, each=1.0)
     monkeypatch.setattr(generate, "perf_counter", lambda: clock.now)
     list(generation)
     assert generation.usage.prompt > 3 * generate.CHUNK
     assert (generation.usage.prefill, generation.usage.decode) == (clock.passes - 4, 4)
 
 
-@pytest.mark.parametrize(("each", "per_token", "pays"), [(1.0, 0.0, True), (-1.0, 2.0, False)])
+@pytest.mark.parametrize(("each", "per_token", "pays"), [(1.0, 0.0, True), (0.0, 1.0, False)])
 def test_drafts_are_made_where_they_are_measured_to_pay(
     monkeypatch: pytest.MonkeyPatch, each: float, per_token: float, pays: bool
 ) -> None:
@@ -484,7 +486,7 @@ def test_drafts_are_made_where_they_are_measured_to_pay(
     list(generation)
     assert len(generation.generated) == 200
     assert (clock.passes < 80) == pays
-    assert (generation.usage.drafted > 20) == pays
+    assert generation.usage.decode < (80 if pays else 205)  # where nothing is gained, nothing is lost
     assert generation._worth.right > 0.5  # told without drafts, too
 
 
