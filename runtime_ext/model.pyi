@@ -78,7 +78,7 @@ class Session:
             MemoryError: no room for another block.
         """
     def stop(self) -> None:
-        """Make the `advance` that runs now, in another thread, raise Stopped within some milliseconds."""
+        """Make the `advance` that runs in another thread, or the next one, raise Stopped within some milliseconds."""
     def logits(self, row: int = -1) -> list[float]:
         """The logits of one of the last `wanted` tokens."""
     def sample(
@@ -110,7 +110,7 @@ class Session:
     def blocks(self, since: int = 0) -> list[memoryview]:
         """The full blocks from the `since`-th on, read-only and without a copy; valid as long as they are held."""
     def tail(self, since: int | None = None) -> bytes:
-        """The KV of the last tokens, as `extend` takes it: a copy; from the `since`-th on, or after the last full block.
+        """The KV of the last tokens for `extend`, a copy: from the `since`-th on, or after the last full block.
 
         Raises:
             ValueError: they are not of one block.

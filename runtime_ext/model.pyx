@@ -445,8 +445,7 @@ cdef class Session:
             free(ids)
 
     def stop(self):
-        if self._busy:
-            atomic_store(&self._stop, 1)
+        atomic_store(&self._stop, 1)
 
     cdef const float *_row(self, int row) except NULL:
         if row < 0:

@@ -463,8 +463,8 @@ def test_a_long_prompt_stops_between_its_parts_and_keeps_what_is_in() -> None:
     cancelled.append(generation)
     assert list(generation) == []
     assert generation.reason == "cancelled"
-    assert len(clock) == 3 * generate.CHUNK
-    assert clock.tokens == loaded()[1].encode("warm the cabin, find Anna; " * 90)[: 3 * generate.CHUNK]
+    assert len(clock) == 2 * generate.CHUNK  # the third was told before it began
+    assert clock.tokens == loaded()[1].encode("warm the cabin, find Anna; " * 90)[: 2 * generate.CHUNK]
     whole_one, _ = clocked(Options(max_tokens=5, seed=1), "warm the cabin, find Anna; " * 90)
     assert whole(list(moved(generation))) == whole(list(whole_one))
 

@@ -346,13 +346,15 @@ INLINE void sixteen_blocks(const uint8_t *p, const int8_t *x, __m512i *dots, __m
     __m512i sums = _mm512_add_epi32(_mm512_shuffle_i32x4(v[0], v[1], 0x88), _mm512_shuffle_i32x4(v[0], v[1], 0xdd));
     *dots = _mm512_permutexvar_epi32(
         _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15), sums);
-    /* scale k is word 17 k: two in each 64 bytes */
-    const __m512i word = _mm512_castsi256_si512(
-        _mm256_setr_epi16(0, 17, 2, 19, 4, 21, 6, 23, 8, 25, 10, 27, 12, 29, 14, 31));
-    __m512i d = _mm512_setzero_si512();
-    UNROLL for (int i = 0; i < 8; i++)
-        d = _mm512_mask_permutexvar_epi16(d, (__mmask32)3 << 2 * i, word, _mm512_loadu_si512(p + 64 * i));
-    *scales = _mm512_cvtph_ps(_mm512_castsi512_si256(d));
+    /* by the integer units, which have nothing else to do: wide loads for two bytes each cost more than all the rest */
+    uint64_t d[4];
+    UNROLL for (int i = 0; i < 4; i++) {
+        const uint8_t *four = p + 4 * Q8_BYTES * i;
+        uint64_t low = load_u16(four) | (uint64_t)load_u16(four + Q8_BYTES) << 16;
+        uint64_t high = load_u16(four + 2 * Q8_BYTES) | (uint64_t)load_u16(four + 3 * Q8_BYTES) << 16;
+        d[i] = low | high << 32;
+    }
+    *scales = _mm512_cvtph_ps(_mm256_set_epi64x((long long)d[3], (long long)d[2], (long long)d[1], (long long)d[0]));
 }
 
 INLINE void transpose(__m512 v[16])
@@ -380,7 +382,8 @@ INLINE void transpose(__m512 v[16])
     }
 }
 
-enum { STRIP = 128 };
+/* Bytes from what is computed to what is fetched: too much is computed per line for the processor to look so far. */
+enum { STRIP = 128, AHEAD = 8192 };
 
 /* One token times PANEL rows straight from the file. Memory wants to be read in line: so row by row, with blocks as
  * lanes, a strip at a time; and what belongs to one block of all rows is added up afterwards, from the first cache.
@@ -388,22 +391,21 @@ enum { STRIP = 128 };
 static void panel_q8(const uint8_t *data, size_t stride, const struct Input *x, float *y)
 {
     _Alignas(64) float dot[PANEL][STRIP], by[PANEL][STRIP];
+    _Alignas(64) int32_t off[STRIP];
     int n_blocks = x->cols / BLOCK;
     __m512 sum = _mm512_setzero_ps();
     for (int b0 = 0; b0 < n_blocks; b0 += STRIP) {
         int here = n_blocks - b0 < STRIP ? n_blocks - b0 : STRIP;
+        for (int b = 0; b < here; b++)
+            off[b] = 128 * (x->sums[2 * (b0 + b)] + x->sums[2 * (b0 + b) + 1]);
         for (int r = 0; r < PANEL; r++) {
             const uint8_t *p = data + (size_t)r * stride + (size_t)b0 * Q8_BYTES;
             for (int b = 0; b < here; b += 16, p += 16 * Q8_BYTES) {
-                __m512i dots, even_odd = _mm512_loadu_si512(x->sums + 2 * (b0 + b));
-                __m512i more = _mm512_loadu_si512(x->sums + 2 * (b0 + b) + 16);
-                const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-                __m512i sums = _mm512_add_epi32(
-                    _mm512_permutex2var_epi32(even_odd, even, more),
-                    _mm512_permutex2var_epi32(even_odd, _mm512_add_epi32(even, _mm512_set1_epi32(1)), more));
+                __m512i dots;
                 __m512 scales;
+                UNROLL for (int i = 0; i < 9; i++) _mm_prefetch((const char *)p + AHEAD + 64 * i, _MM_HINT_T1);
                 sixteen_blocks(p, x->q + (b0 + b) * BLOCK, &dots, &scales);
-                dots = _mm512_sub_epi32(dots, _mm512_slli_epi32(sums, 7));
+                dots = _mm512_sub_epi32(dots, _mm512_load_si512(off + b));
                 _mm512_store_ps(&dot[r][b], _mm512_cvtepi32_ps(dots));
                 _mm512_store_ps(&by[r][b], _mm512_mul_ps(scales, _mm512_loadu_ps(x->scale + b0 + b)));
             }
