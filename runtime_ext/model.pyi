@@ -130,3 +130,13 @@ class Session:
         Raises:
             ValueError: sizes that do not fit the model or each other.
         """
+
+def read_bandwidth(size: int, threads: int = 1) -> float:
+    """Bytes per second of the fastest of five readings of so much memory: what no weights are read faster than.
+
+    `size` in whole MiB, several times what the caches hold.
+
+    Raises:
+        MemoryError: there is no room.
+        ValueError: it is below 1 MiB, or `threads` is not from 1 to 256.
+    """

@@ -86,6 +86,7 @@ cdef extern from "kernels/llm/llm.h" nogil:
     int sample_token(const Kernels *, const float *, int, const Sampling *, uint64_t *, float *, Candidate *)
     double log_total(const Kernels *, const float *, int, float *)
     void block_digest(const uint8_t *, size_t, uint64_t *)
+    double stream_read(Pool *, const uint8_t *, size_t)
 
 BLOCK_TOKENS = KV_TOKENS
 NUMERICS = 1
@@ -629,3 +630,31 @@ cdef class Session:
         s._tokens = list(tokens[:full * KV_TOKENS])
         s.extend(tokens[full * KV_TOKENS:], tail)
         return s
+
+
+def read_bandwidth(size_t size, int threads=1):
+    cdef Py_buffer room
+    cdef Pool *pool
+    cdef double seconds, least = 0
+    cdef int i
+    size = size >> 20 << 20
+    if not size or not 1 <= threads <= 256:
+        raise ValueError(f"{size >> 20} MiB by {threads} threads cannot be read")
+    memory = _mmap.mmap(-1, size, flags=_mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS)
+    if hasattr(_mmap, "MADV_HUGEPAGE"):
+        memory.madvise(_mmap.MADV_HUGEPAGE)
+    PyObject_GetBuffer(memory, &room, PyBUF_WRITABLE)
+    try:
+        pool = pool_new(threads)
+        if pool == NULL:
+            raise MemoryError("no room for threads")
+        with nogil:
+            memset(room.buf, 1, size)
+            for i in range(5):
+                seconds = stream_read(pool, <const uint8_t *>room.buf, size)
+                if i == 0 or seconds < least:
+                    least = seconds
+        pool_free(pool)
+    finally:
+        PyBuffer_Release(&room)
+    return size / least

@@ -147,5 +147,7 @@ int sample_token(const struct Kernels *k, const float *logits, int vocabulary, c
 double log_total(const struct Kernels *k, const float *logits, int vocabulary, float *work);
 /* Two 64-bit sums that name `n` bytes, n a multiple of 8; fast, not against an adversary. */
 void block_digest(const uint8_t *data, size_t n, uint64_t out[2]);
+/* Seconds that reading `n` bytes takes, a multiple of 1 MiB, at an address that is one of 8. */
+double stream_read(struct Pool *pool, const uint8_t *data, size_t n);
 
 #endif
