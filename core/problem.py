@@ -43,6 +43,8 @@ class Problem:
     """(m, m), what moving a unit of size costs."""
     speed: Sequence[float] = ()
     """(m), of the devices, where a row of `seconds` is a cost."""
+    radio: Sequence[bool] = ()
+    """(m), whether a device has one half-duplex radio: transfers from and to it do not overlap in time."""
 
     @classmethod
     def from_json(cls, data: Any) -> Problem:
@@ -62,12 +64,13 @@ class Problem:
         times = tasks.get("time") or [None] * n
         latency = links.get("latency") or []
         slots, available = devices.get("slots") or [], devices.get("available") or []
+        radio = devices.get("radio") or []
         tables = {"links.speed": links["speed"], "links.latency": latency or links["speed"]}
-        given = {"devices.slots": slots or speed, "devices.available": available or speed}
+        given = {"slots": slots or speed, "available": available or speed, "radio": radio or speed}
         for name, count, entries in (
             ("tasks.time", n, len(times)),
             *((name, m, len(rows)) for name, rows in tables.items()),
-            *((name, m, len(values)) for name, values in given.items()),
+            *((f"devices.{name}", m, len(values)) for name, values in given.items()),
             *((f"tasks.time.{i}", m, len(row)) for i, row in enumerate(times) if row is not None),
             *((f"{name}.{p}", m, len(row)) for name, rows in tables.items() for p, row in enumerate(rows)),
         ):
@@ -85,7 +88,7 @@ class Problem:
             document["deps"],
             [[rate if rate is not None and rate > 0 else None for rate in row] for row in links["speed"]],
             [[delay or 0.0 for delay in row] for row in latency],
-            slots, available, list(exclusive.values()), speed=speed,
+            slots, available, list(exclusive.values()), speed=speed, radio=radio,
         )  # fmt: skip
 
 
@@ -107,6 +110,8 @@ class Schedule:
     """Size that goes from device to device."""
     work: int
     """Units of work that it took."""
+    transfers: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    """With radios: (start, end) of each dep that goes to another device, by its number, without the latency."""
 
 
 def schedule(problem: Problem, *, work: int = 0, budget_us: float = 0, seed: int = 1) -> Schedule:
@@ -122,8 +127,8 @@ def schedule(problem: Problem, *, work: int = 0, budget_us: float = 0, seed: int
     p = problem
     try:
         packed = Packed(p.seconds, p.deps, p.bandwidth, p.latency, p.slots, p.available, p.exclusive, p.fixed,
-                        p.deadlines, p.weights, p.joules, p.carry, p.speed)  # fmt: skip
-        return Schedule(*packed.solve(work, budget_us, seed))
+                        p.deadlines, p.weights, p.joules, p.carry, p.speed, radio=p.radio)  # fmt: skip
+        return Schedule(*packed.solve(work, budget_us, seed), packed.transfers())
     except Infeasible as error:
         raise NoDevice(str(error), step=error.step, rule=error.rule) from None
     except ValueError as error:
@@ -142,6 +147,7 @@ class _Devices(TypedDict):
     speed: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]]
     slots: NotRequired[list[Annotated[int, Field(ge=1, lt=2**31)]] | None]
     available: NotRequired[list[tuple[_Amount, _Amount | None]] | None]
+    radio: NotRequired[list[bool] | None]
 
 
 class _Links(TypedDict):

@@ -30,8 +30,11 @@ cdef extern from "kernels/schedule.h":
         SCHED_NO_LINK
     ctypedef struct Score:
         double late, tardiness, makespan, energy, moved
+    ctypedef struct Sent:
+        double from_ "from"
+        double till
     ctypedef struct Sched:
-        int n, m, stride, lanes, groups, members, edges, sparse, windows, deadlines, wide, prices
+        int n, m, stride, lanes, groups, members, edges, sparse, windows, deadlines, wide, prices, radios
         double mean_latency, mean_per_unit
         double *seconds
         double *latency
@@ -51,7 +54,10 @@ cdef extern from "kernels/schedule.h":
         double *after_size
         int *group_at
         int *group
+        unsigned char *radio
         unsigned char *fixed
+        int *dep
+        Sent *sent_kept
         int *topological
         int *waiting
         int *queue
@@ -66,7 +72,7 @@ cdef extern from "kernels/schedule.h":
         double margin
         int64_t work, work_limit, deadline_ns, look_at
         uint64_t random
-        int expired, proven, failed, rule
+        int found, expired, proven, failed, rule
     size_t sched_layout(Sched *w, char *base) nogil
     void sched_clear(Sched *w) nogil
     void sched_prepare(Sched *w) nogil
@@ -249,7 +255,7 @@ cdef Py_ssize_t _read_odd_links(Sched *w, Py_ssize_t p) except -1:
 
 cdef int _read_graph(Sched *w, deps, exclusive) except -1:
     """Edges and groups by counting sort into CSR; `waiting`, `queue` and `topological` are cursors meanwhile."""
-    cdef int i, j, p
+    cdef int i, j, p, x = 0
     cdef double size
     for producer, consumer, _ in deps:
         w.after_at[_index(producer, w.n, "deps") + 1] += 1
@@ -275,6 +281,9 @@ cdef int _read_graph(Sched *w, deps, exclusive) except -1:
         w.waiting[i] += 1
         w.before[w.queue[j]] = i
         w.before_size[w.queue[j]] = size
+        if w.radios:
+            w.dep[w.queue[j]] = x
+            x += 1
         w.queue[j] += 1
     for p, group in enumerate(exclusive):
         for member in group:
@@ -318,8 +327,11 @@ cdef int _read_deadlines(Sched *w, deadlines, weights) except -1:
     return 0
 
 
-cdef int _read_devices(Sched *w, slots, available) except -1:
+cdef int _read_devices(Sched *w, slots, available, radio) except -1:
     cdef int p
+    if w.radios:
+        for p in range(w.m):
+            w.radio[p] = bool(radio[p])
     for p in range(w.stride):
         w.closes[p] = INFINITY
     for p in range(w.m):
@@ -375,8 +387,10 @@ cdef class Packed:
     (m) of (from, to or None). exclusive: groups of steps, no two of a group overlap. fixed: step -> (device, start,
     end), as it was or is; its own inputs are not looked at. deadlines: step -> time, and weights: step -> what a miss
     weighs, else 1. speed: (m), if given, a row of seconds may be a float, the cost of its step, which takes cost / speed.
-    apart: fixed steps of other plans, which take room and count for nothing else. joules: (n, m), what a run costs; carry: (m, m), what moving a unit of size costs. What is empty
-    means 0, 1, always, none.
+    apart: fixed steps of other plans, which take room and count for nothing else. joules: (n, m), what a run costs;
+    carry: (m, m), what moving a unit of size costs. radio: (m), whether a device has one half-duplex radio, which each
+    transfer from or to it holds for size / bandwidth, from now, time 0, on; the latency comes after, and an output goes to
+    a device once for all who read no more of it there. What is empty means 0, 1, always, none.
 
     Raises:
         ValueError: the numbers do not describe a problem.
@@ -387,10 +401,11 @@ cdef class Packed:
     cdef size_t size
     cdef bint packed
     cdef bint busy
+    cdef list numbers  # of the deps, where some are left out
 
     def __init__(
         self, seconds, deps, bandwidth, latency=(), slots=(), available=(), exclusive=(), fixed=None, deadlines=None,
-        weights=None, joules=(), carry=(), speed=(), apart=(),
+        weights=None, joules=(), carry=(), speed=(), apart=(), radio=(),
     ):
         cdef Sched *w = &self.w
         cdef size_t size = 0, n = len(seconds), m = len(bandwidth), g = len(exclusive), members = 0, lanes = m
@@ -399,9 +414,14 @@ cdef class Packed:
             raise ValueError("it is packed already")
         if n > LARGEST or m > LARGEST or g > LARGEST or n * m > LARGEST or m * m > LARGEST:
             raise ValueError(f"{n} steps on {m} devices with {g} groups are too many")
-        if (latency and len(latency) != m) or (slots and len(slots) != m) or (available and len(available) != m):
-            raise ValueError(f"latency, slots and available need {m} entries each")
+        if (
+            (latency and len(latency) != m) or (slots and len(slots) != m) or (available and len(available) != m)
+            or (radio and len(radio) != m)
+        ):
+            raise ValueError(f"latency, slots, available and radio need {m} entries each")
         if fixed:
+            if radio:
+                self.numbers = [k for k, dep in enumerate(deps) if dep[1] not in fixed]
             deps = [dep for dep in deps if dep[1] not in fixed]
         if slots:
             lanes = 0
@@ -417,6 +437,7 @@ cdef class Packed:
         w.stride = (w.m + 3) & ~3
         w.wide = w.lanes > w.m
         w.prices = bool(joules) or bool(carry)
+        w.radios = m if radio and any(radio) else 0
         size = sched_layout(w, NULL)
         self.base = _borrow(&self.size, size)
         if self.base is NULL:
@@ -425,7 +446,7 @@ cdef class Packed:
         sched_clear(w)
         _read_seconds(w, seconds, speed)
         _read_links(w, bandwidth, latency)
-        _read_devices(w, slots, available)
+        _read_devices(w, slots, available, radio)
         _read_fixed(w, fixed or {})
         for step in apart:
             if not w.fixed[_index(step, w.n, "apart")]:
@@ -541,6 +562,29 @@ cdef class Packed:
         for x in range(w.n):
             makespan = max(makespan, w.end[x])
         return makespan
+
+    def transfers(self):
+        """When each input that goes to another device is on its way, in the last schedule that `solve` found.
+
+        A dict: number of the dep -> (start, end), without the latency; empty without radios. Inputs of fixed steps are
+        not in it. Of one output, several readers on a device may share a transfer.
+
+        Raises:
+            ValueError: none was found.
+        """
+        cdef Sched *w = self._packed()
+        cdef dict sent = {}
+        cdef int i, e
+        if not w.found:
+            raise ValueError("no schedule was found")
+        if w.radios:
+            for i in range(w.n):
+                for e in range(w.before_at[i], w.before_at[i + 1]):
+                    if w.device[w.before[e]] != w.device[i]:
+                        sent[w.dep[e] if self.numbers is None else self.numbers[w.dep[e]]] = (
+                            w.sent_kept[e].from_, w.sent_kept[e].till
+                        )
+        return sent
 
     @property
     def memory(self):

@@ -49,11 +49,6 @@ typedef struct {
     int step, was;
 } Move;
 
-static int lanes_in_all(const Sched *w)
-{
-    return w->lanes + w->groups;
-}
-
 /* ---- what a state costs ---------------------------------------------------------------------------------------- */
 
 /* What the device of step i, and the links of its inputs (and outputs), cost: a little, to tell schedules of one length
@@ -92,9 +87,10 @@ static double past_breaks(const Sched *w, int i, int lane, double t, double seco
 
 /* Append the steps from a place on. The cost of the whole state, or INFINITY as soon as it is sure to be above `limit`;
    `reached` is the first place that was not decoded. */
-static double decode(Sched *w, Search *s, int from, double limit)
+static inline __attribute__((always_inline)) double decode_with(Sched *w, Search *s, int from, double limit,
+                                                                const int radios)
 {
-    const int all = lanes_in_all(w), free = w->free, lanes = w->lanes, wide = w->wide, table = w->looked,
+    const int all = w->lanes + w->groups + (radios ? w->radios : 0), free = w->free, lanes = w->lanes, wide = w->wide, table = w->looked,
               breaks = w->breaks;
     const size_t stride = (size_t)w->stride;
     const int *restrict sequence = w->sequence, *restrict on = w->on, *restrict before_at = w->before_at,
@@ -110,8 +106,12 @@ static double decode(Sched *w, Search *s, int from, double limit)
            cost = s->late * late + s->tardy * tardy;
     int snap = from >> w->snap, k = snap << w->snap;
     memcpy(now, w->tails + (size_t)snap * all, (size_t)all * sizeof *now);
+    if (radios)
+        w->firsts = 0;
     for (; k < from; k++) {
         int i = sequence[k];
+        if (radios)
+            sched_radio_hold(w, i, now);
         if (ran_in[i] < 0)
             continue;
         now[ran_in[i]] = till_of[i];
@@ -123,7 +123,9 @@ static double decode(Sched *w, Search *s, int from, double limit)
         const size_t cell = (size_t)i * stride + p;
         double seconds = seconds_of[cell], t = opens[p];
         int lane = wide ? lane_at[p] : p;
-        for (int e = before_at[i]; e < before_at[i + 1]; e++) {
+        if (radios)
+            t = sched_radio_append(w, i, k, t, now, till_of);
+        for (int e = before_at[i]; !radios && e < before_at[i + 1]; e++) {
             int j = before[e];
             size_t link = (size_t)on[j] * stride + p;
             double u = till_of[j] + latency[link] + before_size[e] * per_unit[link];
@@ -170,10 +172,20 @@ static double decode(Sched *w, Search *s, int from, double limit)
     return cost + longest + s->extra;
 }
 
-/* The decoded state is the state from now on: what is known at each place from there. */
-static void settle(Sched *w, int from)
+static __attribute__((noinline)) double decode_radios(Sched *w, Search *s, int from, double limit)
 {
-    int all = lanes_in_all(w), snap = from >> w->snap;
+    return decode_with(w, s, from, limit, 1);
+}
+
+static double decode(Sched *w, Search *s, int from, double limit)
+{
+    return w->radios ? decode_radios(w, s, from, limit) : decode_with(w, s, from, limit, 0);
+}
+
+/* The decoded state is the state from now on: what is known at each place from there. */
+static inline __attribute__((always_inline)) void settle_with(Sched *w, int from, const int radios)
+{
+    int all = w->lanes + w->groups + (radios ? w->radios : 0), snap = from >> w->snap;
     double *now = w->now;
     memcpy(now, w->tails + (size_t)snap * all, (size_t)all * sizeof *now);
     for (int k = snap << w->snap; k < w->free; k++) {
@@ -181,6 +193,8 @@ static void settle(Sched *w, int from)
         double till = w->till[i];
         if (k >> w->snap << w->snap == k)
             memcpy(w->tails + (size_t)(k >> w->snap) * all, now, (size_t)all * sizeof *now);
+        if (radios)
+            sched_radio_hold(w, i, now);
         if (w->ran_in[i] >= 0) {
             now[w->ran_in[i]] = till;
             for (int x = w->group_at[i]; x < w->group_at[i + 1]; x++)
@@ -197,6 +211,14 @@ static void settle(Sched *w, int from)
         memcpy(w->tails + (size_t)(w->free >> w->snap) * all, now, (size_t)all * sizeof *now);
 }
 
+static void settle(Sched *w, int from)
+{
+    if (w->radios)
+        settle_with(w, from, 1);
+    else
+        settle_with(w, from, 0);
+}
+
 static void forget(Sched *w, const Search *s, int from)
 {
     for (int k = from; k < s->reached; k++) {
@@ -204,6 +226,8 @@ static void forget(Sched *w, const Search *s, int from)
         w->till[i] = w->till_was[k];
         w->ran_in[i] = w->ran_was[k];
     }
+    if (w->radios)
+        sched_radio_forget(w, from, s->reached);
 }
 
 /* The lanes before the first free step: what is done and runs, windows that are not open yet, and what is given for
@@ -213,8 +237,8 @@ static void lanes_at_first(Sched *w)
     for (int p = 0; p < w->m; p++)
         for (int lane = w->lane_at[p]; lane < w->lane_at[p + 1]; lane++)
             w->tails[lane] = w->opens[p];
-    for (int g = 0; g < w->groups; g++)
-        w->tails[w->lanes + g] = 0;
+    for (int lane = w->lanes; lane < w->lanes + w->groups + w->radios; lane++)
+        w->tails[lane] = 0;
     w->latest[0] = w->late[0] = w->tardy[0] = 0;
     for (int i = 0; i < w->n && w->free < w->n; i++) {
         double till = w->end[i];
@@ -230,7 +254,7 @@ static void lanes_at_first(Sched *w)
     }
     sched_empty(w);
     w->breaks = 0;
-    for (int lane = 0; lane < lanes_in_all(w) && w->given; lane++) {
+    for (int lane = 0; lane < w->lanes + w->groups && w->given; lane++) {
         const Stretch *s = w->last[lane];
         w->break_at[lane] = w->breaks;
         while (s->previous)
@@ -243,7 +267,7 @@ static void lanes_at_first(Sched *w)
                 w->break_till[w->breaks++] = s->till;
             }
     }
-    w->break_at[lanes_in_all(w)] = w->breaks;
+    w->break_at[w->lanes + w->groups] = w->breaks;
 }
 
 /* Decode the whole state. False if it breaks a rule: then it is none to go on from. */
@@ -331,7 +355,9 @@ static void critical_path(Sched *w, Search *s)
         int p = w->on[at], cause = -1;
         double start = w->till[at] - w->seconds[(size_t)at * w->stride + p], near = start - 1e-9 * fabs(start);
         w->path[length++] = at;
-        for (int e = w->before_at[at]; e < w->before_at[at + 1] && cause < 0; e++) {
+        if (w->radios)
+            cause = sched_radio_cause(w, at, near, &length);
+        for (int e = w->before_at[at]; !w->radios && e < w->before_at[at + 1] && cause < 0; e++) {
             int j = w->before[e];
             size_t link = (size_t)w->on[j] * w->stride + p;
             if (!w->fixed[j] && w->till[j] + w->latency[link] + w->before_size[e] * w->per_unit[link] >= near)
@@ -573,8 +599,11 @@ void sched_improve(Sched *w)
     s.energy = w->kept.energy > 0 ? 1e-6 * s.scale / w->kept.energy : 0;
     s.moved = w->kept.moved > 0 ? 1e-9 * s.scale / w->kept.moved : 0;
     begin(w, &s);
-    if (!take_over(w, &s, w->device_kept, w->start_kept)) /* by a rounding: there is nothing to start from */
+    if (!take_over(w, &s, w->device_kept, w->start_kept)) { /* by a rounding, or transfers that do not fit appended */
+        while (w->radios && !sched_over(w))
+            shake(w);
         return;
+    }
     remember(w, &s);
     keep(w);
     changes = (int64_t)ROUND * w->free;

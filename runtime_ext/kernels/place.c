@@ -92,6 +92,8 @@ static void follow_tail(Sched *w, int p)
 static void enter(Sched *w, int i)
 {
     double from = w->start[i], till = w->end[i];
+    if (w->radios)
+        sched_radio_enter(w, i);
     if (!(till > from))
         return;
     occupy(w, w->lane[i], w->stretch + i, from, till);
@@ -102,6 +104,8 @@ static void enter(Sched *w, int i)
 
 static void leave(Sched *w, int i)
 {
+    if (w->radios)
+        sched_radio_leave(w, i);
     if (!(w->end[i] > w->start[i]))
         return;
     vacate(w, w->lane[i], w->stretch + i);
@@ -144,6 +148,8 @@ void sched_empty(Sched *w)
         }
     for (int p = 0; p < w->m; p++)
         follow_tail(w, p);
+    if (w->radios)
+        sched_radio_empty(w);
 }
 
 /* ---- the choice of a device ------------------------------------------------------------------------------------ */
@@ -181,8 +187,12 @@ static inline const Pair *pairs(const double *row)
 }
 
 /* When the inputs of step i are at each device, and it is there. */
-static void arrivals(const Sched *w, int i, double *ready)
+static void arrivals(Sched *w, int i, double *ready)
 {
+    if (w->radios) {
+        sched_radio_arrivals(w, i, ready);
+        return;
+    }
     const int half = w->stride / 2, last = w->before_at[i + 1];
     Pair *there = (Pair *)ready;
     const Pair *opens = pairs(w->opens), *so_far = opens;
@@ -338,7 +348,11 @@ static int stay(Sched *w, int i, int p, const unsigned char *tried, double *at)
     double ready = w->opens[p];
     if (tried && (tried[p] || !w->may[(size_t)i * w->m + p]))
         return -1;
-    for (int e = w->before_at[i]; e < w->before_at[i + 1]; e++) {
+    if (w->radios) {
+        double there = sched_radio_arrival(w, i, p);
+        ready = there > ready ? there : ready;
+    }
+    for (int e = w->before_at[i]; !w->radios && e < w->before_at[i + 1]; e++) {
         int j = w->before[e];
         size_t link = (size_t)w->device[j] * w->stride + p;
         double t = w->end[j] + w->latency[link] + w->before_size[e] * w->per_unit[link];
@@ -512,10 +526,10 @@ int sched_place(Sched *w, int looking, double eager, int prefer)
             return 0;
         }
         put(w, i, p, at);
-        if (plain && w->end[i] > at) {
+        if (plain && w->end[i] > at && !w->radios) {
             occupy(w, p, w->stretch + i, at, w->end[i]);
             w->tail[p] = w->last[p]->till;
-        } else if (!plain)
+        } else if (!plain || w->radios)
             enter(w, i);
     }
     return 1;

@@ -27,8 +27,8 @@ static void *take(char *base, size_t *at, size_t size)
 size_t sched_layout(Sched *w, char *base)
 {
     size_t at = 0, n = (size_t)w->n, m = (size_t)w->m, row = (size_t)w->stride, lanes = (size_t)(w->lanes + w->groups);
-    size_t edges = (size_t)w->edges, members = (size_t)w->members;
-    for (w->snap = SNAP; (n >> w->snap) * lanes > TAILS; w->snap++)
+    size_t edges = (size_t)w->edges, members = (size_t)w->members, radios = (size_t)w->radios, sent = radios ? edges : 0;
+    for (w->snap = SNAP; (n >> w->snap) * (lanes + radios) > TAILS; w->snap++)
         ;
 #define TAKE(field, count) w->field = take(base, &at, (count) * sizeof *w->field)
     TAKE(seconds, n * row);
@@ -74,6 +74,19 @@ size_t sched_layout(Sched *w, char *base)
     TAKE(by_start, n);
     TAKE(among, row);
     TAKE(critical, n);
+    TAKE(radio, radios);
+    TAKE(dep, sent);
+    TAKE(reader, sent);
+    TAKE(inputs, sent);
+    TAKE(first, radios * n);
+    TAKE(air, 2 * sent);
+    TAKE(air_last, radios);
+    TAKE(sent, sent);
+    TAKE(sent_kept, sent);
+    TAKE(sent_now, sent);
+    TAKE(sent_was, sent);
+    TAKE(first_at, sent);
+    TAKE(first_was, sent);
     TAKE(may, n * m);
     TAKE(tried, n * m);
     TAKE(trail, n * m);
@@ -93,14 +106,14 @@ size_t sched_layout(Sched *w, char *base)
     TAKE(on, n);
     TAKE(till, n);
     TAKE(ran_in, n);
-    TAKE(tails, ((n >> w->snap) + 1) * lanes);
+    TAKE(tails, ((n >> w->snap) + 1) * (lanes + radios));
     TAKE(break_at, lanes + 1);
     TAKE(break_from, n + members);
     TAKE(break_till, n + members);
     TAKE(latest, n + 1);
     TAKE(late, n + 1);
     TAKE(tardy, n + 1);
-    TAKE(now, lanes);
+    TAKE(now, lanes + radios);
     TAKE(till_was, n);
     TAKE(ran_was, n);
     TAKE(path, n);
@@ -161,6 +174,8 @@ void sched_prepare(Sched *w)
         w->least[i] = count ? least : 0;
     }
     w->allowed_at[w->n] = filled;
+    if (w->radios)
+        sched_radio_prepare(w);
     w->given = 0;
     for (int i = 0; i < w->n; i++) {
         int x = w->given;
@@ -224,6 +239,8 @@ int sched_keep(Sched *w)
     memcpy(w->device_kept, w->device, (size_t)w->n * sizeof *w->device);
     memcpy(w->start_kept, w->start, (size_t)w->n * sizeof *w->start);
     memcpy(w->end_kept, w->end, (size_t)w->n * sizeof *w->end);
+    if (w->radios)
+        memcpy(w->sent_kept, w->sent, (size_t)w->edges * sizeof *w->sent);
     sched_prove(w);
     return 1;
 }
@@ -383,6 +400,8 @@ static void prefer_incumbent(Sched *w, const Score *incumbent)
     for (int i = 0; i < w->n; i++)
         if (!w->fixed[i])
             w->end_kept[i] = w->start_now[i] + w->seconds[(size_t)i * w->stride + w->device_now[i]];
+    if (w->radios)
+        memcpy(w->sent_kept, w->sent_now, (size_t)w->edges * sizeof *w->sent_kept);
     w->kept = *incumbent;
     sched_prove(w);
 }
@@ -440,6 +459,8 @@ static Score settle_incumbent(Sched *w)
     }
     memcpy(w->device_now, w->device_kept, (size_t)w->n * sizeof *w->device);
     memcpy(w->start_now, w->start_kept, (size_t)w->n * sizeof *w->start);
+    if (w->radios)
+        memcpy(w->sent_now, w->sent_kept, (size_t)w->edges * sizeof *w->sent_kept);
     return w->kept;
 }
 

@@ -2,8 +2,8 @@
 
    n steps on m devices. Rows over devices are padded to `stride`, a multiple of four, with devices on which nothing
    runs, so that every loop over devices is whole vectors. A device is one or more lanes (its slots), each of which runs
-   one step at a time; an exclusive group is a lane of its own, which its steps occupy besides. Times and sizes are in
-   any consistent units. Nothing is allocated after the arena, nothing touches Python, and there is no global state. */
+   one step at a time; an exclusive group is a lane of its own, which its steps occupy besides. A radio is a timeline of
+   the transfers that use it (radio.c). Times and sizes are in any consistent units. Nothing is allocated after the arena, nothing touches Python, and there is no global state. */
 
 #ifndef SLIPSTREAM_SCHEDULE_H
 #define SLIPSTREAM_SCHEDULE_H
@@ -30,6 +30,18 @@ typedef struct Stretch {
     struct Stretch *next, *previous; /* in the order of time; NULL: none */
 } Stretch;
 
+/* A transfer's stretch on one radio. */
+typedef struct {
+    double from, till;
+    int next, previous; /* in the order of time; -1: none */
+} Air;
+
+/* When the input of a step is on its way. */
+typedef struct {
+    double from, till;
+    int carrier; /* the input whose transfer it is: itself, or that of an earlier reader; -1: it holds no radio */
+} Sent;
+
 typedef struct {
     int step;
     float rank; /* rounded, so that equal ranks are equal whatever the order of their sums was */
@@ -43,6 +55,7 @@ typedef struct {
     int wide;      /* some device has several lanes */
     int prices;    /* energy counts */
     int snap;      /* local search keeps the state of the lanes every 1 << snap steps */
+    int radios;    /* m if some device has a radio, else 0, and nothing of it is there */
     double mean_latency, mean_per_unit;
 
     /* the problem */
@@ -59,6 +72,7 @@ typedef struct {
     int *after_at, *after;   /* CSR: what waits for step i */
     double *after_size;
     int *group_at, *group;   /* CSR: the groups of step i */
+    unsigned char *radio;    /* (m), it has one */
     unsigned char *fixed;    /* (n), device, start and end are given: 1 done or running, 2 another plan's, takes room only */
 
     /* worked out of it */
@@ -86,6 +100,15 @@ typedef struct {
     unsigned char *among; /* (stride), the devices that are preferred */
     unsigned char *critical; /* (n), CPOP: runs on one device */
 
+    /* radios: an input is its place in `before` */
+    int *dep, *reader;    /* (edges), its number for the caller, and the step that reads it */
+    int *inputs;          /* (edges), those of each step as they are sent */
+    int *first;           /* (n, m), the first input for which an output was sent there, -1: none */
+    Air *air;             /* (2 edges), the sender's and the receiver's */
+    int *air_last;        /* (m), the last stretch of each radio */
+    Sent *sent, *sent_kept, *sent_now, *sent_was; /* (edges), as planned, kept, of the incumbent, before a change */
+    int *first_at, *first_was, firsts; /* (edges), what a change replaced in `first` */
+
     /* going back where links are missing */
     unsigned char *may, *tried; /* (n, m) */
     int *choices, *trail, *mark, *queue, *front;
@@ -104,13 +127,13 @@ typedef struct {
     int *sequence, *position, *on;     /* order, place in it, device */
     double *till;                      /* (n) */
     int *ran_in;                       /* (n), lane */
-    double *tails;                     /* (n >> snap + 1, lanes + groups), of every 1 << snap steps */
+    double *tails;                     /* (n >> snap + 1, lanes + groups + radios), of every 1 << snap steps */
     int *break_at;                     /* CSR: what is given for later in each lane, */
     double *break_from, *break_till;   /* (n + members), in the order of its starts */
     int breaks;                        /* how much of that there is */
     double *latest;                    /* (n + 1), the largest end before each position */
     double *late, *tardy;              /* (n + 1) */
-    double *now;                       /* (lanes + groups) */
+    double *now;                       /* (lanes + groups + radios) */
     double *till_was;                  /* (n) */
     int *ran_was;                      /* (n) */
     int *path;                         /* (n), the critical path */
@@ -166,6 +189,16 @@ int sched_over(Sched *w);
 Score sched_score(const Sched *w, const int *device, const double *end);
 int sched_beats(const Score *a, const Score *b);
 int64_t sched_now(void);
+void sched_radio_prepare(Sched *w);
+void sched_radio_empty(Sched *w);
+double sched_radio_arrival(Sched *w, int i, int q);
+void sched_radio_arrivals(Sched *w, int i, double *ready);
+void sched_radio_enter(Sched *w, int i);
+void sched_radio_leave(Sched *w, int i);
+double sched_radio_append(Sched *w, int i, int k, double t, double *now, const double *till);
+void sched_radio_hold(const Sched *w, int i, double *now);
+void sched_radio_forget(Sched *w, int from, int to);
+int sched_radio_cause(Sched *w, int i, double until, int *length);
 void sched_begin(void); /* once, before anything else */
 
 /* splitmix64 (Steele, Lea, Flood, OOPSLA 2014). */

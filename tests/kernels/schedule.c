@@ -52,6 +52,38 @@ static int running(const Sched *w, int i, double moment)
     return w->start[i] <= moment && w->end[i] > moment && w->end[i] > w->start[i];
 }
 
+/* No two transfers share a radio at a time, and each is after its producer, before its reader, and not in the past. */
+static void check_radios(const Sched *w, int problem)
+{
+    double near = 1e-9 * (1 + w->score.makespan);
+    for (int e = 0; e < w->edges; e++) {
+        const Sent *sent = &w->sent_kept[e];
+        int j = w->before[e], i = w->reader[e], p = w->device[j], q = w->device[i];
+        size_t link = (size_t)p * w->stride + q;
+        double seconds = w->before_size[e] * w->per_unit[link];
+        if (sent->from < w->end[j] - near || sent->till < sent->from + seconds - near)
+            fail("it is not sent, or too soon", problem, i);
+        if (w->start[i] < sent->till + w->latency[link] - near)
+            fail("what it is sent is not there", problem, i);
+        if ((sent->carrier >= 0) != (seconds > 0 && (w->radio[p] || w->radio[q])))
+            fail("it holds no radio, or one that is not there", problem, i);
+        if (sent->carrier >= 0 && sent->carrier != e) {
+            const Sent *other = &w->sent_kept[sent->carrier];
+            if (w->before[sent->carrier] != j || w->device[w->reader[sent->carrier]] != q || other->till != sent->till)
+                fail("it has no part in that transfer", problem, i);
+        }
+        for (int f = 0; sent->carrier == e && f < e; f++) {
+            const Sent *other = &w->sent_kept[f];
+            int r = w->device[w->before[f]], s = w->device[w->reader[f]];
+            if (other->carrier == f && ((w->radio[p] && (p == r || p == s)) || (w->radio[q] && (q == r || q == s)))
+                && sent->from < other->till - near && other->from < sent->till - near)
+                fail("its transfer overlaps", problem, i);
+        }
+        if (sent->carrier == e && sent->from < 0)
+            fail("it is sent in the past", problem, i);
+    }
+}
+
 static void check(const Sched *w, int problem)
 {
     double near = 1e-9 * (1 + w->score.makespan);
@@ -107,6 +139,7 @@ int main(void)
         for (int p = 0; p < w.m; p++)
             w.lanes += slots[p] = plain ? 1 : 1 + (int)draw(3);
         w.wide = w.lanes > w.m;
+        w.radios = draw(2) ? w.m : 0;
         for (int x = 0; x < (int)draw(EDGES) && w.n > 1; x++) {
             int a = (int)draw((uint64_t)w.n), b = (int)draw((uint64_t)w.n);
             if (a == b)
@@ -128,6 +161,8 @@ int main(void)
             w.closes[p] = INFINITY;
         for (int p = 0; p < w.m; p++) {
             w.lane_at[p + 1] = w.lane_at[p] + slots[p];
+            if (w.radios)
+                w.radio[p] = draw(4) > 0;
             if (!plain && draw(4) == 0) {
                 w.opens[p] = number();
                 w.closes[p] = draw(2) ? w.opens[p] + 5 * number() : INFINITY;
@@ -186,6 +221,8 @@ int main(void)
         }
         if (sched_solve(&w) == SCHED_OK) {
             check(&w, problem);
+            if (w.radios)
+                check_radios(&w, problem);
             found++;
         }
         if (plain && sched_heft(&w) != SCHED_OK)
