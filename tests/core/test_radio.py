@@ -9,11 +9,13 @@ from dataclasses import replace
 from itertools import pairwise
 from math import inf
 
+import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
-from slipstream.core.errors import NoDevice
+from slipstream.core.errors import NoDevice, UsageError
 from slipstream.core.problem import Problem, Schedule, schedule
+from slipstream.runtime_ext.scheduler import Packed
 
 EPS = 1e-9
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -142,3 +144,175 @@ def test_no_hard_rule_ever_bends_and_no_two_transfers_overlap_on_a_radio(problem
         assert violations(problem, found) == []
     else:
         assert found.transfers == {}
+
+
+@unhurried
+@given(problems())
+def test_the_same_problem_has_the_same_schedule(problem: Problem) -> None:
+    assert solved(problem, 2000) == solved(problem, 2000)
+
+
+@unhurried
+@given(problems())
+def test_no_schedule_is_worse_than_keeping_all_on_one_device(problem: Problem) -> None:
+    problem = replace(problem, fixed={}, exclusive=[], deadlines={}, slots=[], available=[])
+    found = solved(problem, 0)
+    for column in zip(*problem.seconds, strict=True):  # type: ignore[arg-type]
+        if None not in column:
+            assert found.makespan <= sum(column) + EPS
+
+
+@unhurried
+@given(problems())
+def test_without_a_radio_nothing_is_otherwise(problem: Problem) -> None:
+    without = solved(replace(problem, radio=[]), 2000)
+    assert solved(replace(problem, radio=[False] * len(problem.radio)), 2000) == without
+    assert without.transfers == {}
+
+
+@unhurried
+@given(problems(), st.data())
+def test_whatever_was_planned_before_no_hard_rule_bends(problem: Problem, data: st.DataObject) -> None:
+    if not any(problem.radio):
+        reject()
+    n, m = len(problem.seconds), len(problem.bandwidth)
+    devices = data.draw(st.lists(st.integers(-1, m), min_size=n, max_size=n))
+    starts = data.draw(st.lists(st.floats(-5, 50), min_size=n, max_size=n))
+    p = problem
+    packed = Packed(p.seconds, p.deps, p.bandwidth, p.latency, p.slots, p.available, p.exclusive, p.fixed, p.deadlines,
+                    radio=p.radio)  # fmt: skip
+    solved(problem, 0)
+    now, margin = (devices, starts), 0.1
+    for work in (1, 2000, 1):
+        found = Schedule(*packed.solve(work, incumbent=now, margin=margin), packed.transfers())
+        assert violations(problem, found) == []
+        now = found.device, found.start
+
+
+# ---- every order of few steps
+
+
+def shortest(p: Problem) -> float:
+    """The makespan of the best of all orders and devices: transfers are appended to what both radios did before."""
+    n, m = len(p.seconds), len(p.bandwidth)
+    best = inf
+
+    def go(done: dict[int, tuple[int, float]], free: list[float], air: list[float], sent: dict[tuple[int, int], float]
+           ) -> None:  # fmt: skip
+        nonlocal best
+        if len(done) == n:
+            best = min(best, max(end for _, end in done.values()))
+        for i, q in ((i, q) for i in range(n) for q in range(m)):
+            row = p.seconds[i]
+            needs = [(a, size) for a, j, size in p.deps if j == i]
+            if i in done or any(a not in done for a, _ in needs) or isinstance(row, float) or row[q] is None:
+                continue
+            t, held, known = free[q], list(air), dict(sent)
+            for a, size in sorted(needs, key=lambda need: done[need[0]][1]):
+                at, end = done[a]
+                rate = p.bandwidth[at][q]
+                if at == q or rate is None:
+                    t = max(t, end if at == q else inf)
+                    continue
+                radios = [r for r in (at, q) if p.radio[r] and size > 0]
+                begin = max([end, *(held[r] for r in radios)])
+                till = known.setdefault((a, q), begin + size / rate)
+                for r in radios:
+                    held[r] = max(held[r], till)
+                t = max(t, till + (p.latency[at][q] if p.latency else 0.0))
+            end = t + (row[q] or 0.0)
+            if end < best:
+                go({**done, i: (q, end)}, [end if r == q else x for r, x in enumerate(free)], held, known)
+
+    go({}, [0.0] * m, [0.0] * m, {})
+    return best
+
+
+@st.composite
+def few_steps(draw: st.DrawFn) -> Problem:
+    n, m = draw(st.integers(1, 5)), draw(st.integers(2, 3))
+    number = st.integers(1, 80).map(lambda x: x / 10)
+    sizes = draw(st.lists(number, min_size=n, max_size=n))
+    row = st.lists(number, min_size=m, max_size=m)
+    return Problem(
+        draw(st.lists(row, min_size=n, max_size=n)),
+        [(i, j, sizes[i]) for j in range(n) for i in range(j) if draw(st.booleans())],
+        draw(st.lists(st.lists(st.sampled_from([0.5, 1, 2, 4]), min_size=m, max_size=m), min_size=m, max_size=m)),
+        draw(st.sampled_from([[], [[0.3] * m] * m])),
+        radio=[True, *draw(st.lists(st.booleans(), min_size=m - 1, max_size=m - 1))],
+    )
+
+
+@settings(unhurried, max_examples=60, derandomize=True)
+@given(few_steps())
+def test_of_few_steps_no_order_is_shorter(problem: Problem) -> None:
+    found = schedule(problem, work=1_000_000)
+    assert violations(problem, found) == []
+    assert found.makespan <= shortest(problem) * (1 + 1e-9)
+
+
+# ---- by hand
+
+
+def full(m: int, rate: float = 1.0) -> list[list[float | None]]:
+    return [[rate] * m for _ in range(m)]
+
+
+def test_two_transfers_of_one_sender_go_one_after_the_other() -> None:
+    fan = Problem([[0, None, None], [None, 1, None], [None, None, 1]], [(0, 1, 4), (0, 2, 4)], full(3))
+    assert schedule(fan, work=500).makespan == 5
+    for radio, makespan in (([1, 1, 1], 9), ([1, 0, 0], 9), ([0, 1, 1], 5)):
+        found = schedule(replace(fan, radio=[bool(x) for x in radio]), work=500)
+        assert found.makespan == makespan
+    assert sorted(schedule(replace(fan, radio=[True] * 3)).transfers.values()) == [(0, 4), (4, 8)]
+
+
+def test_the_latency_holds_nothing() -> None:
+    seconds = [[0, None], [0, None], [None, 0], [None, 0]]
+    two = Problem(seconds, [(0, 2, 4), (1, 3, 5)], full(2), [[2.0, 2.0]] * 2, radio=[True, True])
+    assert schedule(two, work=500).makespan == 4 + 5 + 2
+
+
+def test_the_larger_part_of_an_output_serves_who_reads_less_of_it() -> None:
+    fan = Problem([[0, None], [None, 1], [None, 1]], [(0, 1, 4), (0, 2, 5)], full(2), radio=[True, True])
+    found = schedule(fan, work=500)
+    assert found.makespan == 7
+    assert found.transfers == {0: (0, 5), 1: (0, 5)}
+
+
+def test_one_output_goes_to_a_device_once() -> None:
+    fan = Problem([[0, None], [None, 1], [None, 1]], [(0, 1, 4), (0, 2, 4)], full(2), radio=[True, True])
+    found = schedule(fan, work=500)
+    assert found.transfers == {0: (0, 4), 1: (0, 4)}
+    assert found.makespan == 6
+
+
+def test_what_was_done_before_now_is_sent_from_now_on_and_what_is_fixed_is_not_sent() -> None:
+    seconds = [[1, None], [None, 1], [1, 1]]
+    done = Problem(seconds, [(0, 2, 1), (0, 1, 3)], full(2), fixed={0: (0, -5, -4), 2: (1, -1, 1)}, radio=[True, True])
+    found = schedule(done)
+    assert (found.transfers, found.start[1]) == ({1: (0, 3)}, 3)
+
+
+def test_a_plan_that_knows_of_the_radio_keeps_together_what_it_would_have_scattered() -> None:
+    # four inputs side by side on four devices, and one step that reads them all: on air that is one after the other
+    join = Problem([[1.0] * 4 for _ in range(4)] + [[1.0] * 4], [(i, 4, 1.0) for i in range(4)], full(4))
+    assert schedule(join, work=2000).makespan == 3
+    found = schedule(replace(join, radio=[True] * 4), work=2000)
+    assert found.makespan == 4
+    assert len(found.transfers) <= 2
+
+
+def test_a_document_may_say_which_devices_have_a_radio() -> None:
+    document = {
+        "format": "slipstream-sched/1", "tasks": {"cost": [1, 1]}, "deps": [[0, 1, 1]],
+        "devices": {"speed": [1, 1], "radio": [1, 0]}, "links": {"speed": [[None, 1], [1, None]]},
+    }  # fmt: skip
+    assert Problem.from_json(document).radio == [True, False]
+    with pytest.raises(UsageError, match=r"devices\.radio"):
+        Problem.from_json(document | {"devices": {"speed": [1, 1], "radio": [True]}})
+    with pytest.raises(ValueError, match="radio need 2 entries"):
+        Packed([[1.0, 1.0]], [], full(2), radio=[True])
+    packed = Packed([[1.0, 1.0]], [], full(2), radio=[True, True])
+    with pytest.raises(ValueError, match="no schedule"):
+        packed.transfers()
