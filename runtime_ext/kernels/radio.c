@@ -221,8 +221,7 @@ double sched_radio_append(Sched *w, int i, int k, double t, double *now, const d
             if (valid && w->before_size[known] >= w->before_size[e])
                 *sent = w->sent[known];
             else {
-                u = u > 0 ? u : 0;
-                if (w->radio[p])
+                if (w->radio[p]) /* which is not before 0 */
                     u = air[p] > u ? air[p] : u;
                 if (w->radio[q])
                     u = air[q] > u ? air[q] : u;

@@ -294,6 +294,16 @@ def test_what_was_done_before_now_is_sent_from_now_on_and_what_is_fixed_is_not_s
     assert (found.transfers, found.start[1]) == ({1: (0, 3)}, 3)
 
 
+def test_a_step_that_goes_back_takes_its_transfers_back() -> None:
+    # windows close before all is placed; what was sent to a device for a step that left it serves nobody there
+    seconds = [[6, 5, 5], [1, 1, 1], [5, 5, 3], [2, 1, 3], [1, 2, 3], [6, 3, 2], [None, 6, 3], [2, 5, 5]]
+    deps = [*((0, j, 4) for j in (1, 2, 4, 5, 6)), *((1, j, 3) for j in (3, 4, 6, 7))]
+    links: list[list[float | None]] = [[1, 1, 1], [1, 1, 1], [1, None, 1]]
+    tight = Problem(seconds, deps, links, available=[(0, 8), (0, 17), (0, None)], radio=[True] * 3)
+    for work in (0, 3000):
+        assert violations(tight, schedule(tight, work=work)) == []
+
+
 def test_a_plan_that_knows_of_the_radio_keeps_together_what_it_would_have_scattered() -> None:
     # four inputs side by side on four devices, and one step that reads them all: on air that is one after the other
     join = Problem([[1.0] * 4 for _ in range(4)] + [[1.0] * 4], [(i, 4, 1.0) for i in range(4)], full(4))
