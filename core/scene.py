@@ -94,7 +94,7 @@ class Scene:
 
     __slots__ = (
         "_by_job", "_facts", "_locks", "_offering", "bandwidth", "carry", "column", "dear", "deps", "devices",
-        "exclusive", "fixed", "ids", "index", "jobs", "latency", "seconds", "slots",
+        "exclusive", "fixed", "ids", "index", "jobs", "latency", "radio", "seconds", "slots",
     )  # fmt: skip
 
     def __init__(
@@ -112,6 +112,8 @@ class Scene:
         gone = len(ids) - len(devices)
         self.fixed = {index[s]: (column[f.device], f.start, f.end) for s, f in fixed.items() if s in index}
         self.slots = [d.resources.slots for d in devices] + [1] * gone
+        # a device that does not say what it uses is not held back by it
+        self.radio = [d.resources.radio not in (None, "ethernet") for d in devices] + [False] * gone
         self._links(link, gone)
 
         self._facts = facts = [_facts(d) for d in devices]

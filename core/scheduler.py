@@ -114,6 +114,7 @@ def assign(
             scene.seconds, scene.deps, scene.bandwidth, scene.latency, scene.slots, (), scene.exclusive, scene.fixed,
             {i: job.deadline for i, job in enumerate(jobs) if job.deadline is not None},
             joules=scene.dear, carry=scene.carry, apart=[scene.index[job_id] for job_id in apart],
+            radio=scene.radio,
         )  # fmt: skip
         now = scene.numbered(incumbent) if incumbent else None
         if scene.carry:  # that nothing is cheaper is never proven, so a small problem is not searched for long

@@ -13,8 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
+from slipstream.core.costs import Costs
+from slipstream.core.device import Device, LinkQuality, Offer, Resources
 from slipstream.core.errors import NoDevice, UsageError
 from slipstream.core.problem import Problem, Schedule, schedule
+from slipstream.core.scheduler import Job, assign
 from slipstream.runtime_ext.scheduler import Packed
 
 EPS = 1e-9
@@ -326,3 +329,24 @@ def test_a_document_may_say_which_devices_have_a_radio() -> None:
     packed = Packed([[1.0, 1.0]], [], full(2), radio=[True, True])
     with pytest.raises(ValueError, match="no schedule"):
         packed.transfers()
+
+
+def test_a_devices_radio_is_held_by_one_transfer_at_a_time_where_it_says_that_it_has_one() -> None:
+    """Two large inputs for a car: over one phone's Wi-Fi they queue, so that the car reads both later."""
+    slow = LinkQuality(0.0, 1e6)
+
+    def planned(radio: str | None) -> float:
+        costs = Costs()
+        for _ in range(20):
+            for skill, device, size in (("photo", "p", 1_000_000), ("video", "p", 1_000_000), ("look", "c", 10)):
+                costs.saw(skill, device, 0.1, size, 0.0)
+        devices = [
+            Device("p", "phone", "phone", offers=(Offer("photo", "", "read"), Offer("video", "", "read")),
+                   resources=Resources(radio=radio)),
+            Device("c", "car", "car", offers=(Offer("look", "", "read"),), resources=Resources(radio=radio)),
+        ]  # fmt: skip
+        jobs = [Job("a", "photo"), Job("b", "video"), Job("l", "look", ("a", "b"))]
+        return assign(jobs, devices, costs, lambda p, q: slow).makespan
+
+    assert planned("wifi") == pytest.approx(2.2, abs=0.02)
+    assert planned("ethernet") == planned(None) == pytest.approx(1.2, abs=0.02)
