@@ -366,8 +366,8 @@ def main() -> None:
     args = parser.parse_args()
     if not args.model.is_file():
         parser.error(f"no file {args.model}")
-    if args.context < PROMPT + STEPS or args.rounds < 1:
-        parser.error(f"--context from {PROMPT + STEPS} on, --rounds from 1 on")
+    if args.rounds < 1 or args.context < PROMPT + args.rounds * STEPS:
+        parser.error(f"--rounds from 1 on, --context from {PROMPT + max(args.rounds, 1) * STEPS} on")
     threads = [int(text) for text in args.threads.split(",")]
     figures: dict[str, float | None] = {}
     for count in threads:
