@@ -640,9 +640,12 @@ def read_bandwidth(size_t size, int threads=1):
     size = size >> 20 << 20
     if not size or not 1 <= threads <= 256:
         raise ValueError(f"{size >> 20} MiB by {threads} threads cannot be read")
-    memory = _mmap.mmap(-1, size, flags=_mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS)
-    if hasattr(_mmap, "MADV_HUGEPAGE"):
-        memory.madvise(_mmap.MADV_HUGEPAGE)
+    try:
+        memory = _mmap.mmap(-1, size, flags=_mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS)
+        if hasattr(_mmap, "MADV_HUGEPAGE"):
+            memory.madvise(_mmap.MADV_HUGEPAGE)
+    except OSError as error:
+        raise MemoryError(f"no room for {size >> 20} MiB: {error}") from None
     PyObject_GetBuffer(memory, &room, PyBUF_WRITABLE)
     try:
         pool = pool_new(threads)
