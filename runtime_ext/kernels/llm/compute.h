@@ -211,7 +211,7 @@ INLINE int zero_of(int form)
 }
 
 /* PANEL rows times `count` tokens. Law: per row and token, block by block, sum = fma(w_scale * x_scale, exact integer
- * dot product, sum), for Q6_K by halves of a block; then for Q4_K and Q5_K sum = fma(-(min * x_scale), sum of x, sum).
+ * dot product, sum), for Q6_K by halves of a block, for Q8_0 with the product rounded too; then for Q4_K and Q5_K sum = fma(-(min * x_scale), sum of x, sum).
  * Every path gives these bits, so one token at a time equals many. */
 INLINE void tile(int form, const uint8_t *panel, const struct Input *x, int t0, int count, float *y, long ldy, int rows)
 {
@@ -262,7 +262,10 @@ INLINE void tile(int form, const uint8_t *panel, const struct Input *x, int t0, 
                 const int32_t *s = sums + ((long)t * n_blocks + b) * 2;
                 vf by = vf_set(scale[(long)t * n_blocks + b]);
                 vi exact = zero ? vi_sub(dot[t], vi_set(zero * (s[0] + s[1]))) : dot[t];
-                sum[t] = vf_fma(vf_mul(d, by), vf_from(exact), sum[t]);
+                if (form == PACKED)
+                    sum[t] = vf_add(sum[t], vf_mul(vf_mul(d, by), vf_from(exact)));
+                else
+                    sum[t] = vf_fma(vf_mul(d, by), vf_from(exact), sum[t]);
                 if (form == Q4_K || form == Q5_K)
                     sum[t] = vf_fma(vf_mul(min, by), vf_set((float)-(s[0] + s[1])), sum[t]);
             }
@@ -325,8 +328,7 @@ static void ISA(pack_rows)(const uint8_t *data, size_t stride, int rows, int n_b
 }
 
 #if defined(LANES_AVX512)
-/* Sixteen blocks of one Q8_0 row: the exact dot product of each, with 128 * (sum of x) too much, and its scale. Reads
- * all of 16 * Q8_BYTES, whatever they are. */
+/* Sixteen blocks of one Q8_0 row times x: d (sum of w x + 128 sum of x), and d, without what x is worth. */
 INLINE void sixteen_blocks(const uint8_t *p, const int8_t *x, __m512i *dots, __m512 *scales)
 {
     const __m512i flip = _mm512_set1_epi8((char)0x80);
@@ -382,16 +384,16 @@ INLINE void transpose(__m512 v[16])
     }
 }
 
-/* Bytes from what is computed to what is fetched: too much is computed per line for the processor to look so far. */
-enum { STRIP = 128, AHEAD = 8192 };
+enum { STRIP = 512, STEP_BYTES = 16 * Q8_BYTES, AHEAD = 8192 };
 
-/* One token times PANEL rows straight from the file. Memory wants to be read in line: so row by row, with blocks as
- * lanes, a strip at a time; and what belongs to one block of all rows is added up afterwards, from the first cache.
- * Reads up to 15 blocks beyond each row's end. */
-static void panel_q8(const uint8_t *data, size_t stride, const struct Input *x, float *y)
+/* One token times PANEL rows straight from the file. Memory wants to be read in line, and asked two pages ahead for what
+ * the second cache shall hold: so row by row, with blocks as lanes; what belongs to one block of all rows is added up
+ * afterwards, from the first cache. Rows that there are not are copies of the last. */
+static void panel_q8(const struct Matrix *m, int first, const struct Input *x, float *y)
 {
-    _Alignas(64) float dot[PANEL][STRIP], by[PANEL][STRIP];
+    _Alignas(64) float part[STRIP / 16][PANEL][16];
     _Alignas(64) int32_t off[STRIP];
+    const uint8_t *end = m->data + (size_t)m->rows * m->stride;
     int n_blocks = x->cols / BLOCK;
     __m512 sum = _mm512_setzero_ps();
     for (int b0 = 0; b0 < n_blocks; b0 += STRIP) {
@@ -399,34 +401,46 @@ static void panel_q8(const uint8_t *data, size_t stride, const struct Input *x, 
         for (int b = 0; b < here; b++)
             off[b] = 128 * (x->sums[2 * (b0 + b)] + x->sums[2 * (b0 + b) + 1]);
         for (int r = 0; r < PANEL; r++) {
-            const uint8_t *p = data + (size_t)r * stride + (size_t)b0 * Q8_BYTES;
-            for (int b = 0; b < here; b += 16, p += 16 * Q8_BYTES) {
+            const uint8_t *p = m->data + (size_t)(first + r < m->rows ? first + r : m->rows - 1) * m->stride;
+            p += (size_t)b0 * Q8_BYTES;
+            for (int b = 0; b < here; b += 16, p += STEP_BYTES) {
+                UNROLL for (int line = 0; line < STEP_BYTES; line += 64)
+                    _mm_prefetch((const char *)p + AHEAD + line, _MM_HINT_T1);
+                const uint8_t *from = p;
+                uint8_t last[STEP_BYTES];
+                if (end - p < STEP_BYTES) {
+                    memset(last, 0, sizeof last);
+                    from = memcpy(last, p, (size_t)(end - p));
+                }
                 __m512i dots;
                 __m512 scales;
-                UNROLL for (int i = 0; i < 9; i++) _mm_prefetch((const char *)p + AHEAD + 64 * i, _MM_HINT_T1);
-                sixteen_blocks(p, x->q + (b0 + b) * BLOCK, &dots, &scales);
-                dots = _mm512_sub_epi32(dots, _mm512_load_si512(off + b));
-                _mm512_store_ps(&dot[r][b], _mm512_cvtepi32_ps(dots));
-                _mm512_store_ps(&by[r][b], _mm512_mul_ps(scales, _mm512_loadu_ps(x->scale + b0 + b)));
+                sixteen_blocks(from, x->q + (b0 + b) * BLOCK, &dots, &scales);
+                __m512 exact = _mm512_cvtepi32_ps(_mm512_sub_epi32(dots, _mm512_load_si512(off + b)));
+                scales = _mm512_mul_ps(scales, _mm512_loadu_ps(x->scale + b0 + b));
+                _mm512_store_ps(part[b / 16][r], _mm512_mul_ps(scales, exact));
             }
         }
         for (int b = 0; b < here; b += 16) {
-            __m512 d[16], s[16];
+            __m512 v[16];
             int blocks = here - b < 16 ? here - b : 16;
-            UNROLL for (int r = 0; r < 16; r++) d[r] = _mm512_load_ps(&dot[r][b]);
-            transpose(d);
-            UNROLL for (int r = 0; r < 16; r++) s[r] = _mm512_load_ps(&by[r][b]);
-            transpose(s);
+            UNROLL for (int r = 0; r < 16; r++) v[r] = _mm512_load_ps(part[b / 16][r]);
+            transpose(v);
             UNROLL for (int k = 0; k < 16; k++) {
                 if (k < blocks)
-                    sum = _mm512_fmadd_ps(s[k], d[k], sum);
+                    sum = _mm512_add_ps(sum, v[k]);
             }
         }
     }
-    _mm512_storeu_ps(y, sum);
+    int rows = m->rows - first < PANEL ? m->rows - first : PANEL;
+    _mm512_mask_storeu_ps(y + first, (__mmask16)((1u << rows) - 1), sum);
 }
-#endif
 
+static void rows_q8(const struct Matrix *m, int panel, int panels, const struct Input *x, float *y)
+{
+    for (int i = 0; i < panels; i++)
+        panel_q8(m, (panel + i) * PANEL, x, y);
+}
+#else
 static void row_q8(const uint8_t *row, const struct Input *x, float *y)
 {
     float sum = 0.0f;
@@ -435,10 +449,18 @@ static void row_q8(const uint8_t *row, const struct Input *x, float *y)
         int32_t dot = 0;
         for (int i = 0; i < BLOCK; i++)
             dot += w[i] * q[i];
-        sum = __builtin_fmaf(half_to_float(load_u16(row)) * x->scale[b], (float)dot, sum);
+        sum = sum + half_to_float(load_u16(row)) * x->scale[b] * (float)dot;
     }
     *y = sum;
 }
+
+static void rows_q8(const struct Matrix *m, int panel, int panels, const struct Input *x, float *y)
+{
+    int last = (panel + panels) * PANEL < m->rows ? (panel + panels) * PANEL : m->rows;
+    for (int r = panel * PANEL; r < last; r++)
+        row_q8(m->data + (size_t)r * m->stride, x, y + r);
+}
+#endif
 
 static void ISA(multiply)(const struct Matrix *m, int panel, int panels, const struct Input *x, int tokens, float *y,
                           long ldy, uint8_t *scratch)
@@ -450,25 +472,16 @@ static void ISA(multiply)(const struct Matrix *m, int panel, int panels, const s
         float_rows(F16, m, panel * PANEL, last, x, tokens, y, ldy);
     else if (m->form == BF16)
         float_rows(BF16, m, panel * PANEL, last, x, tokens, y, ldy);
+    else if (m->form == Q8_0 && tokens == 1)
+        rows_q8(m, panel, panels, x, y);
     else
         for (int first = panel * PANEL; first < last; first += PANEL) {
             int rows = last - first < PANEL ? last - first : PANEL;
             float *to = y + first;
             if (m->form == Q8_0) {
                 const uint8_t *data = m->data + (size_t)first * m->stride;
-                if (tokens > 1) {
-                    ISA(pack_rows)(data, m->stride, rows, x->cols / BLOCK, scratch);
-                    ISA(tiles_PACKED)(scratch, x, tokens, to, ldy, rows);
-                    continue;
-                }
-#if defined(LANES_AVX512)
-                if (rows == PANEL && (size_t)(m->rows - first - PANEL) * m->stride >= 15 * Q8_BYTES) {
-                    panel_q8(data, m->stride, x, to);
-                    continue;
-                }
-#endif
-                for (int r = 0; r < rows; r++)
-                    row_q8(data + (size_t)r * m->stride, x, to + r);
+                ISA(pack_rows)(data, m->stride, rows, x->cols / BLOCK, scratch);
+                ISA(tiles_PACKED)(scratch, x, tokens, to, ldy, rows);
                 continue;
             }
             const uint8_t *data = m->data + (size_t)(first / PANEL) * m->stride;
