@@ -72,7 +72,7 @@ static void check_products(int form, int rows, int cols, int tokens)
     }
     int panels = (rows + PANEL - 1) / PANEL;
     size_t out = (size_t)tokens * (size_t)rows;
-    uint8_t *scratch = room((size_t)(cols / BLOCK + 1) * 576);
+    uint8_t *scratch = room(GROUP_BYTES);
     float *first = NULL, *row = room((size_t)cols * 4);
     for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++) {
         const struct Kernels *k = llm_kernels(NAMES[i]);

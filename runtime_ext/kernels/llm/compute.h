@@ -175,7 +175,7 @@ INLINE size_t super_bytes(int form)
          : form == Q4_K ? 64 + 8 * (32 + 256)
          : form == Q5_K ? 64 + 8 * (32 + 64 + 256)
          : form == Q6_K ? 32 + 8 * (32 + 256 + 128)
-                        : 64 + 512;
+                        : PACKED_BYTES;
 }
 
 INLINE const uint8_t *block_at(int form, const uint8_t *super, int j)
@@ -283,22 +283,32 @@ INLINE void tile(int form, const uint8_t *panel, const struct Input *x, int t0, 
     }
 }
 
-INLINE void tiles(int form, const uint8_t *panel, const struct Input *x, int tokens, float *y, long ldy, int rows)
+/* Panels of `rows` rows in all, `stride` bytes apart, times all tokens: a tile of tokens meets every panel while it is
+ * in the first cache. */
+INLINE void tiles(int form, const uint8_t *panel, size_t stride, int rows, const struct Input *x, int tokens, float *y,
+                  long ldy)
 {
-    int t = 0;
-    for (; t + TILE <= tokens; t += TILE)
-        tile(form, panel, x, t, TILE, y, ldy, rows);
-    for (; TILE > 4 && t + 4 <= tokens; t += 4)
-        tile(form, panel, x, t, 4, y, ldy, rows);
-    for (; t < tokens; t++)
-        tile(form, panel, x, t, 1, y, ldy, rows);
+    for (int t = 0, count; t < tokens; t += count) {
+        int left = tokens - t;
+        count = left >= TILE ? TILE : left >= 4 ? 4 : 1;
+        for (int r = 0; r < rows; r += PANEL) {
+            const uint8_t *p = panel + (size_t)(r / PANEL) * stride;
+            int here = rows - r < PANEL ? rows - r : PANEL;
+            if (count == TILE)
+                tile(form, p, x, t, TILE, y + r, ldy, here);
+            else if (count == 4)
+                tile(form, p, x, t, 4, y + r, ldy, here);
+            else
+                tile(form, p, x, t, 1, y + r, ldy, here);
+        }
+    }
 }
 
 #define TILES_OF(form) \
     static __attribute__((noinline)) void ISA(tiles_##form)( \
-        const uint8_t *panel, const struct Input *x, int tokens, float *y, long ldy, int rows) \
+        const uint8_t *panel, size_t stride, int rows, const struct Input *x, int tokens, float *y, long ldy) \
     { \
-        tiles(form, panel, x, tokens, y, ldy, rows); \
+        tiles(form, panel, stride, rows, x, tokens, y, ldy); \
     }
 TILES_OF(Q4_0)
 TILES_OF(Q5_0)
@@ -312,18 +322,15 @@ enum { Q8_BYTES = 2 + BLOCK };
 /* PANEL rows of Q8_0 as in the file -> PACKED. Rows that there are not are copies of the last. */
 static void ISA(pack_rows)(const uint8_t *data, size_t stride, int rows, int n_blocks, uint8_t *to)
 {
-    for (int b = 0; b < n_blocks; b++, to += 64 + 512) {
-        for (int r = 0; r < PANEL; r++) {
-            const uint8_t *block = data + (size_t)(r < rows ? r : rows - 1) * stride + (size_t)b * Q8_BYTES;
-            float d = half_to_float(load_u16(block));
-            memcpy(to + 4 * r, &d, 4);
-            for (int g = 0; g < 8; g++)
-                memcpy(to + 64 + 64 * g + 4 * r, block + 2 + 4 * g, 4);
-        }
-        for (int g = 0; g < 8; g++) {
-            vb w = vb_signed(vb_load(to + 64 + 64 * g));
-            memcpy(to + 64 + 64 * g, &w, 64);
-        }
+    const uint8_t *row[PANEL];
+    for (int r = 0; r < PANEL; r++)
+        row[r] = data + (size_t)(r < rows ? r : rows - 1) * stride;
+    for (size_t at = 0; at < (size_t)n_blocks * Q8_BYTES; at += Q8_BYTES, to += PACKED_BYTES) {
+        uint16_t d[PANEL];
+        for (int r = 0; r < PANEL; r++)
+            d[r] = load_u16(row[r] + at);
+        vf_store((float *)(void *)to, vf_halves(d));
+        vb_transpose(row, at + 2, to + 64);
     }
 }
 
@@ -474,25 +481,27 @@ static void ISA(multiply)(const struct Matrix *m, int panel, int panels, const s
         float_rows(BF16, m, panel * PANEL, last, x, tokens, y, ldy);
     else if (m->form == Q8_0 && tokens == 1)
         rows_q8(m, panel, panels, x, y);
-    else
-        for (int first = panel * PANEL; first < last; first += PANEL) {
-            int rows = last - first < PANEL ? last - first : PANEL;
-            float *to = y + first;
-            if (m->form == Q8_0) {
-                const uint8_t *data = m->data + (size_t)first * m->stride;
-                ISA(pack_rows)(data, m->stride, rows, x->cols / BLOCK, scratch);
-                ISA(tiles_PACKED)(scratch, x, tokens, to, ldy, rows);
-                continue;
-            }
+    else {
+        size_t stride = m->form == Q8_0 ? (size_t)(x->cols / BLOCK) * PACKED_BYTES : m->stride;
+        int group = stride < GROUP_BYTES / 2 ? (int)(GROUP_BYTES / stride) * PANEL : PANEL;
+        for (int first = panel * PANEL; first < last; first += group) {
+            int rows = last - first < group ? last - first : group;
             const uint8_t *data = m->data + (size_t)(first / PANEL) * m->stride;
+            float *to = y + first;
             switch (m->form) {
-            case Q4_0: ISA(tiles_Q4_0)(data, x, tokens, to, ldy, rows); break;
-            case Q5_0: ISA(tiles_Q5_0)(data, x, tokens, to, ldy, rows); break;
-            case Q4_K: ISA(tiles_Q4_K)(data, x, tokens, to, ldy, rows); break;
-            case Q5_K: ISA(tiles_Q5_K)(data, x, tokens, to, ldy, rows); break;
-            default: ISA(tiles_Q6_K)(data, x, tokens, to, ldy, rows);
+            case Q4_0: ISA(tiles_Q4_0)(data, stride, rows, x, tokens, to, ldy); break;
+            case Q5_0: ISA(tiles_Q5_0)(data, stride, rows, x, tokens, to, ldy); break;
+            case Q4_K: ISA(tiles_Q4_K)(data, stride, rows, x, tokens, to, ldy); break;
+            case Q5_K: ISA(tiles_Q5_K)(data, stride, rows, x, tokens, to, ldy); break;
+            case Q6_K: ISA(tiles_Q6_K)(data, stride, rows, x, tokens, to, ldy); break;
+            default:
+                for (int r = 0; r < rows; r += PANEL)
+                    ISA(pack_rows)(m->data + (size_t)(first + r) * m->stride, m->stride, rows - r, x->cols / BLOCK,
+                                   scratch + (size_t)(r / PANEL) * stride);
+                ISA(tiles_PACKED)(scratch, stride, rows, x, tokens, to, ldy);
             }
         }
+    }
 }
 
 /* ---- attention */

@@ -127,8 +127,32 @@ typedef __m512i vb;
 #define vi_dot(sum, w, x) _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32((int)load_u32(x)))
 /* w -128 to 127 is kept as w ^ 0x80, so that sums come out with DOT8_ZERO * (sum of x) too much */
 #define DOT8_ZERO 128
-#define vb_signed(v) _mm512_xor_si512(v, _mm512_set1_epi8((char)0x80))
 #define vi_dot8(sum, w, x) vi_dot(sum, w, x)
+/* 32 bytes of each of 16 rows -> 8 vb, four columns each, as vi_dot8 wants them */
+INLINE void vb_transpose(const uint8_t *const row[16], size_t at, uint8_t *to)
+{
+    __m512i v[8], w[8];
+    for (int i = 0; i < 8; i++) {
+        const uint8_t *a = row[i + (i & 4)] + at, *b = row[i + (i & 4) + 4] + at;
+        v[i] = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)a)),
+                                  _mm256_loadu_si256((const __m256i *)b), 1);
+        v[i] = _mm512_xor_si512(v[i], _mm512_set1_epi8((char)0x80));
+    }
+    for (int i = 0; i < 4; i++) {
+        w[2 * i] = _mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
+        w[2 * i + 1] = _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
+    }
+    for (int i = 0; i < 2; i++) { /* v[4 i + c]: columns c and c + 4 of four rows, and of four more */
+        v[4 * i] = _mm512_unpacklo_epi64(w[4 * i], w[4 * i + 2]);
+        v[4 * i + 1] = _mm512_unpackhi_epi64(w[4 * i], w[4 * i + 2]);
+        v[4 * i + 2] = _mm512_unpacklo_epi64(w[4 * i + 1], w[4 * i + 3]);
+        v[4 * i + 3] = _mm512_unpackhi_epi64(w[4 * i + 1], w[4 * i + 3]);
+    }
+    for (int c = 0; c < 4; c++) {
+        _mm512_storeu_si512(to + 64 * c, _mm512_shuffle_i32x4(v[c], v[c + 4], 0x88));
+        _mm512_storeu_si512(to + 64 * (c + 4), _mm512_shuffle_i32x4(v[c], v[c + 4], 0xdd));
+    }
+}
 
 INLINE float vf_sum(vf v)
 {
@@ -245,13 +269,11 @@ INLINE vi vi_dot(vi sum, vb w, const int8_t *x)
               _mm256_add_epi32(sum.b, _mm256_madd_epi16(_mm256_maddubs_epi16(w.b, four), one)));
 }
 #define DOT8_ZERO 0
-#define vb_signed(v) (v)
-/* by 16 bits: two products of two whole int8 do not fit vpmaddubsw, which saturates */
+/* |w| is at most 128 and |x| at most 127, so that two products fit 16 bits */
 INLINE __m256i dot8_8(__m256i sum, __m256i w, __m256i x)
 {
-    __m256i wl = _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8), wh = _mm256_srai_epi16(w, 8);
-    __m256i xl = _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8), xh = _mm256_srai_epi16(x, 8);
-    return _mm256_add_epi32(sum, _mm256_add_epi32(_mm256_madd_epi16(wl, xl), _mm256_madd_epi16(wh, xh)));
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 INLINE vi vi_dot8(vi sum, vb w, const int8_t *x)
 {
@@ -361,7 +383,6 @@ INLINE vb vb_bits(const void *p)
                       vdupq_n_u8(16)));
 }
 #define DOT8_ZERO 0
-#define vb_signed(v) (v)
 INLINE int32x4_t dot8_4(int32x4_t sum, int8x16_t w, int8x16_t x)
 {
 #if defined(LANES_DOTPROD) || defined(LANES_I8MM)
@@ -463,7 +484,6 @@ INLINE vi vi_dot(vi sum, vb w, const int8_t *x)
     EACH(vi, 16, sum.v[k] + w.v[4 * k] * x[0] + w.v[4 * k + 1] * x[1] + w.v[4 * k + 2] * x[2] + w.v[4 * k + 3] * x[3]);
 }
 #define DOT8_ZERO 0
-#define vb_signed(v) (v)
 INLINE vi vi_dot8(vi sum, vb w, const int8_t *x)
 {
     const int8_t *s = (const int8_t *)w.v;
@@ -482,6 +502,15 @@ INLINE float vf_highest(vf x)
     for (int k = 1; k < 16; k++)
         most = x.v[k] > most ? x.v[k] : most;
     return most;
+}
+#endif
+
+#if !defined(LANES_AVX512)
+INLINE void vb_transpose(const uint8_t *const row[16], size_t at, uint8_t *to)
+{
+    for (int r = 0; r < 16; r++)
+        for (int g = 0; g < 8; g++)
+            memcpy(to + 64 * g + 4 * r, row[r] + at + 4 * g, 4);
 }
 #endif
 #endif

@@ -20,6 +20,7 @@ enum { BLOCK = 32, PANEL = 16, KV_TOKENS = 32, WIDE = 512 };
  *                   byte 4 r + i of the h-th are column 16 h + 4 k + i}                        value (q - 32) d scale
  * PACKED, a block: f32 d[16]; 8 x 64 bytes: byte 4 r + i of the g-th is column 4 g + i, as vb_signed. Made of Q8_0 rows
  * on the way, never kept. */
+enum { PACKED_BYTES = 64 + 512, GROUP_BYTES = 512 << 10 }; /* of a PACKED block; of panels that go through the cache together */
 enum Form { F32, F16, BF16, Q8_0, Q4_0, Q5_0, Q4_K, Q5_K, Q6_K, PACKED, FORMS };
 
 struct Matrix {
@@ -63,6 +64,7 @@ struct Kernels {
     void (*gate)(float *gate, const float *up, long n); /* gate = silu(gate) * up */
     void (*multiply)(const struct Matrix *m, int panel, int panels, const struct Input *x, int tokens, float *y,
                      long ldy, uint8_t *scratch);
+    /* scratch: GROUP_BYTES, or cols / BLOCK * PACKED_BYTES where that is more */
     void (*attend)(const struct Attention *a);
     void (*store_halves)(uint16_t *to, const float *from, long n);
     void (*load_row)(float *to, const uint8_t *row, int form, int n); /* of F32, F16, BF16 */

@@ -59,7 +59,8 @@ struct Scratch *scratch_new(const struct Model *m, const struct Pool *pool, int 
     s->inner.cols = m->ff;
     int widest = m->embd > m->ff ? m->embd : m->ff;
     widest = s->heads.cols > widest ? s->heads.cols : widest;
-    s->packed_bytes = padded((size_t)(widest / BLOCK + 1) * (64 + PANEL * BLOCK));
+    s->packed_bytes = padded((size_t)(widest / BLOCK) * PACKED_BYTES);
+    s->packed_bytes = s->packed_bytes > GROUP_BYTES ? s->packed_bytes : GROUP_BYTES;
     s->bytes = lay_out(s, m, pool_threads(pool), NULL);
     s->memory = aligned_alloc(64, s->bytes);
     if (s->memory == NULL) {
@@ -129,8 +130,9 @@ static void multiply(struct Products *j)
     int panels = 0, chunks = 0;
     for (int i = 0; i < j->count; i++)
         panels += (j->matrix[i]->rows + PANEL - 1) / PANEL;
-    int wanted = 16 * pool_threads(j->pass->pool);
-    j->per_chunk = j->tokens > 1 || panels < wanted ? 1 : panels / wanted < 16 ? panels / wanted : 16;
+    /* one token: small shares, for cores that others need too; many: panels that meet a tile together */
+    int wanted = (j->tokens > 1 ? 4 : 16) * pool_threads(j->pass->pool), most = j->tokens > 1 ? 8 : 16;
+    j->per_chunk = panels / wanted < 1 ? 1 : panels / wanted < most ? panels / wanted : most;
     for (int i = 0; i < j->count; i++) {
         j->first[i] = chunks;
         chunks += ((j->matrix[i]->rows + PANEL - 1) / PANEL + j->per_chunk - 1) / j->per_chunk;
