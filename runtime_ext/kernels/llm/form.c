@@ -77,62 +77,95 @@ static void numbers(int form, const uint8_t *p, int j, uint8_t q[BLOCK])
     }
 }
 
-static void put_nibbles(uint8_t *to, int r, const uint8_t q[BLOCK])
+static void put_u32(uint8_t *to, uint32_t word) { memcpy(to, &word, 4); }
+
+/* 16 bytes of 64 a row: where the file's four words of a row of nibbles go, or of what is made of them. */
+static void spread(uint8_t *to, int r, const uint32_t word[4])
 {
-    for (int c = 0; c < 16; c++)
-        to[c / 4 * 64 + 4 * r + c % 4] = (uint8_t)((q[c] & 15) | (q[16 + c] & 15) << 4);
+    for (int k = 0; k < 4; k++)
+        put_u32(to + 64 * k + 4 * r, word[k]);
 }
 
-static void put_fifth_bits(uint8_t *to, int r, const uint8_t q[BLOCK])
+/* Of 32 bytes the low or the high nibbles, as llm.h wants them: columns 16 on above columns 0 on. */
+static void nibbles_of(const uint8_t *p, int high, uint32_t word[4])
 {
-    for (int c = 0; c < BLOCK; c++) {
-        int bit = 4 * r + c % 4;
-        uint8_t *byte = to + c / 4 * 8 + bit / 8;
-        *byte = (uint8_t)(*byte | (q[c] >> 4 & 1) << bit % 8);
+    for (int k = 0; k < 4; k++) {
+        uint32_t a = load_u32(p + 4 * k), c = load_u32(p + 16 + 4 * k);
+        word[k] = high ? (a >> 4 & 0x0f0f0f0f) | (c & 0xf0f0f0f0) : (a & 0x0f0f0f0f) | (c & 0x0f0f0f0f) << 4;
+    }
+}
+
+/* Bit i of `bits` is column i. */
+static void put_fifth_bits(uint8_t *to, int r, uint32_t bits)
+{
+    for (int g = 0; g < 8; g++) {
+        uint64_t word = load_u64(to + 8 * g) | (uint64_t)(bits >> 4 * g & 15) << 4 * r;
+        memcpy(to + 8 * g, &word, 8);
+    }
+}
+
+/* Bit j of 32 bytes. */
+static uint32_t bits_of(const uint8_t *p, int j)
+{
+    uint32_t bits = 0;
+    for (int g = 0; g < 8; g++) /* four lowest bits of bytes side by side: bit 8 i goes to 24 + i */
+        bits |= ((load_u32(p + 4 * g) >> j & 0x01010101) * 0x01020408u >> 24 & 15) << 4 * g;
+    return bits;
+}
+
+/* One block of the file of row r of a panel. */
+static void pack_block(int form, const uint8_t *p, uint8_t *s, int r)
+{
+    uint32_t word[4];
+    memcpy(s + 2 * r, form == Q6_K ? p + 208 : p, 2);
+    if (form == Q4_0 || form == Q5_0) {
+        memcpy(word, form == Q4_0 ? p + 2 : p + 6, 16);
+        spread(s + (form == Q4_0 ? 32 : 96), r, word);
+        if (form == Q5_0)
+            put_fifth_bits(s + 32, r, load_u32(p + 2));
+        return;
+    }
+    if (form != Q6_K)
+        memcpy(s + 32 + 2 * r, p + 2, 2);
+    for (int j = 0; j < 8; j++) {
+        uint8_t *block = s + (form == Q6_K ? 32 + j * 416 : form == Q5_K ? 64 + j * 352 : 64 + j * 288);
+        if (form == Q6_K) { /* of each 128, four 32s share bytes */
+            const uint8_t *low = p + 64 * (j / 4) + 32 * (j & 1), *high = p + 128 + 32 * (j / 4);
+            int shift = 2 * (j & 3);
+            block[r] = p[192 + 2 * j];
+            block[16 + r] = p[192 + 2 * j + 1];
+            nibbles_of(low, shift >= 4, word);
+            spread(block + 32, r, word);
+            for (int half = 0; half < 2; half++) {
+                uint32_t two = 0;
+                for (int k = 0; k < 4; k++)
+                    two |= (load_u32(high + 16 * half + 4 * k) >> shift & 0x03030303) << 2 * k;
+                put_u32(block + 288 + 64 * half + 4 * r, two);
+            }
+        } else {
+            six_bits(p + 4, j, block + r, block + 16 + r);
+            nibbles_of(p + (form == Q4_K ? 16 : 48) + 32 * (j / 2), j & 1, word);
+            spread(block + (form == Q5_K ? 96 : 32), r, word);
+            if (form == Q5_K)
+                put_fifth_bits(block + 32, r, bits_of(p + 16, j));
+        }
     }
 }
 
 void form_pack(int form, const uint8_t *rows, size_t row_bytes, uint8_t *to, int panel, int n_rows, int cols)
 {
-    int n = cols / FILE_FORM[form].block, bytes = FILE_FORM[form].bytes, fifth = form == Q5_0 || form == Q5_K;
+    int n = cols / FILE_FORM[form].block, bytes = FILE_FORM[form].bytes;
     size_t super = PANEL_BYTES[form];
     int first = panel * PANEL, here = n_rows - first < PANEL ? n_rows - first : PANEL;
+    int strip = (int)(16384 / super); /* what is written stays in the first cache, whatever the columns */
     to += (size_t)panel * (size_t)n * super;
-    memset(to, 0, (size_t)n * super);
-    for (int r = 0; r < here; r++) {
-        const uint8_t *p = rows + (size_t)(first + r) * row_bytes;
-        for (int b = 0; b < n; b++, p += bytes) {
-            uint8_t *s = to + (size_t)b * super, q[BLOCK];
-            if (form == Q4_0 || form == Q5_0) {
-                memcpy(s + 2 * r, p, 2);
-                numbers(form, p, 0, q);
-                put_nibbles(s + (fifth ? 96 : 32), r, q);
-                if (fifth)
-                    put_fifth_bits(s + 32, r, q);
-                continue;
-            }
-            memcpy(s + 2 * r, form == Q6_K ? p + 208 : p, 2);
-            if (form != Q6_K)
-                memcpy(s + 32 + 2 * r, p + 2, 2);
-            for (int j = 0; j < 8; j++) {
-                numbers(form, p, j, q);
-                if (form == Q6_K) {
-                    uint8_t *block = s + 32 + j * 416;
-                    block[r] = p[192 + 2 * j];
-                    block[16 + r] = p[192 + 2 * j + 1];
-                    put_nibbles(block + 32, r, q);
-                    for (int c = 0; c < BLOCK; c++) {
-                        uint8_t *two = block + 288 + c / 16 * 64 + 4 * r + c % 4;
-                        *two = (uint8_t)(*two | q[c] >> 4 << 2 * (c % 16 / 4));
-                    }
-                } else {
-                    uint8_t *block = s + 64 + j * (fifth ? 352 : 288);
-                    six_bits(p + 4, j, block + r, block + 16 + r);
-                    put_nibbles(block + (fifth ? 96 : 32), r, q);
-                    if (fifth)
-                        put_fifth_bits(block + 32, r, q);
-                }
-            }
+    for (int b0 = 0; b0 < n; b0 += strip) {
+        int end = n - b0 < strip ? n : b0 + strip;
+        memset(to + (size_t)b0 * super, 0, (size_t)(end - b0) * super);
+        for (int r = 0; r < here; r++) {
+            const uint8_t *row = rows + (size_t)(first + r) * row_bytes;
+            for (int b = b0; b < end; b++)
+                pack_block(form, row + (size_t)b * (size_t)bytes, to + (size_t)b * super, r);
         }
     }
 }
