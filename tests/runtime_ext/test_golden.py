@@ -48,7 +48,7 @@ BITS: dict[tuple[str, str], tuple[str, str]] = {
     ("qwen2", "F32"): ("7b97b68f77e8f717", "8466c8b021d6c73f"),
     ("qwen2", "F16"): ("338d7d628fdb80b0", "bdf932b6351ec502"),
     ("qwen2", "BF16"): ("d481fb0425b77f74", "acbcfd7dd9e5c2c5"),
-    ("qwen2", "Q8_0"): ("c3d09f012408113b", "969e02264f160de6"),
+    ("qwen2", "Q8_0"): ("c3d09f012408113b", "44e99196b7e95ae0"),
     ("qwen2", "Q4_0"): ("11baa699cf43053f", "592d3b6f36ef4597"),
     ("qwen2", "Q5_0"): ("872e9dbbd87fdf47", "25aaa7dc3be19ec8"),
     ("qwen2", "Q5_K"): ("1a771cfc2862312d", "4ae4a37c1f2f6e87"),
@@ -56,7 +56,7 @@ BITS: dict[tuple[str, str], tuple[str, str]] = {
     ("llama", "F32"): ("5892862eb2f92eee", "66326c9969cdee61"),
     ("llama", "Q4_K_M"): ("b3f13cd1bc20fd6d", "fcde8144c8ee99c4"),
     ("qwen3", "F32"): ("fca026e732fd0483", "70b7d2bc66842de3"),
-    ("qwen3", "Q8_0"): ("8701df4bd9ae1ae3", "078916f4d126e50b"),
+    ("qwen3", "Q8_0"): ("8701df4bd9ae1ae3", "7d86f06479e10346"),
 }
 """By architecture and type: the beginnings of the SHA-256 of the file, and of the logits in those rows."""
 

@@ -48,12 +48,35 @@ static int allowed(const struct Sampling *s, int token)
     return s->mask == NULL || (s->mask[token >> 3] >> (token & 7) & 1);
 }
 
+/* The first of the largest; parts in which nothing is allowed, or nothing is larger, are passed over at once. */
 static int most_likely(const float *logits, const struct Sampling *s, int vocabulary)
 {
+    enum { PART = 64, LANES = 16 };
     int best = -1;
-    for (int t = 0; t < vocabulary; t++)
-        if (allowed(s, t) && !isnan(logits[t]) && (best < 0 || logits[t] > logits[best]))
-            best = t;
+    for (int at = 0; at < vocabulary; at += PART) {
+        int end = at + PART <= vocabulary ? at + PART : vocabulary;
+        if (best >= 0 && end - at == PART) {
+            uint64_t bits = 1;
+            float largest = logits[best], top[LANES];
+            int larger = 0;
+            if (s->mask != NULL)
+                memcpy(&bits, s->mask + at / 8, sizeof bits);
+            if (bits == 0)
+                continue;
+            for (int i = 0; i < LANES; i++)
+                top[i] = largest;
+            for (int t = at; t < end; t += LANES)
+                for (int i = 0; i < LANES; i++) /* a NaN is never taken */
+                    top[i] = logits[t + i] > top[i] ? logits[t + i] : top[i];
+            for (int i = 0; i < LANES; i++)
+                larger |= top[i] > largest;
+            if (!larger)
+                continue;
+        }
+        for (int t = at; t < end; t++)
+            if (allowed(s, t) && !isnan(logits[t]) && (best < 0 || logits[t] > logits[best]))
+                best = t;
+    }
     return best;
 }
 
