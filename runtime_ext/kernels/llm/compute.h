@@ -50,15 +50,13 @@ static void ISA(quantise)(struct Input *x, int first, int count)
             vf zero = vf_zero();
             vf a = sound ? vf_min(vf_max(vf_mul(low, vf_set(to)), vf_sub(zero, limit)), limit) : zero;
             vf c = sound ? vf_min(vf_max(vf_mul(high, vf_set(to)), vf_sub(zero, limit)), limit) : zero;
-            vi_store_s8(q, vi_round(a));
-            vi_store_s8(q + 16, vi_round(c));
+            vi qa = vi_round(a), qc = vi_round(c);
+            vi_store_s8(q, qa);
+            vi_store_s8(q + 16, qc);
             x->scale[(long)t * (cols / BLOCK) + b] = sound ? most / 127.0f : 0.0f;
             int32_t *sums = x->sums + (long)t * (cols / 16) + 2 * b;
-            sums[0] = sums[1] = 0;
-            for (int i = 0; i < 16; i++) {
-                sums[0] += q[i];
-                sums[1] += q[16 + i];
-            }
+            sums[0] = (int32_t)vf_sum(vf_from(qa)); /* exact: whole numbers far below 2^24 */
+            sums[1] = (int32_t)vf_sum(vf_from(qc));
         }
     }
 }
@@ -514,13 +512,15 @@ struct Seen {
     int sinks, from, to;
 };
 
-/* scores[position] = q . K[position], for `count` rows and the 32 positions of one block: lane = position. */
-INLINE void score_block(const struct Attention *a, const struct Seen *row, int count, int block)
+/* scores[position] = q . K[position], for `count` rows and the 32 positions of one block: lane = position. Blocks lie
+ * apart, so the one after is asked for, line by line. */
+INLINE void score_block(const struct Attention *a, const struct Seen *row, int count, int block, int after)
 {
-    const uint16_t *k = a->blocks[block] + a->at;
+    const uint16_t *k = a->blocks[block] + a->at, *next = a->blocks[after] + a->at;
     vf sum[SCORE_ROWS][2];
     UNROLL for (int i = 0; i < count; i++) sum[i][0] = sum[i][1] = vf_zero();
-    for (int d = 0; d < a->head_dim; d++, k += KV_TOKENS) {
+    for (int d = 0; d < a->head_dim; d++, k += KV_TOKENS, next += KV_TOKENS) {
+        __builtin_prefetch(next, 0, 2);
         vf low = vf_halves(k), high = vf_halves(k + 16);
         UNROLL for (int i = 0; i < count; i++) {
             vf q = vf_set(row[i].q[d]);
@@ -560,13 +560,15 @@ static float ISA(weigh)(const struct Seen *row, int end)
     return vf_sum(sum);
 }
 
-/* sum += scores . V over positions [from, to) of one block, for `count` rows and 32 dimensions: lane = dimension. */
-INLINE void value_block(const struct Attention *a, const struct Seen *row, int count, int block, int dim, int from,
+/* sum += scores . V over the first `to` positions of one block, for `count` rows and 32 dimensions: lane = dimension. */
+INLINE void value_block(const struct Attention *a, const struct Seen *row, int count, int block, int after, int dim,
                         int to, vf sum[][2])
 {
-    const uint16_t *v = a->blocks[block] + a->at + (long)KV_TOKENS * a->head_dim + dim;
-    for (int t = from; t < to; t++) {
+    long at = (long)a->at + (long)KV_TOKENS * a->head_dim + dim;
+    const uint16_t *v = a->blocks[block] + at, *next = a->blocks[after] + at;
+    for (int t = 0; t < to; t++) {
         const uint16_t *values = v + (long)t * a->head_dim;
+        __builtin_prefetch(next + (long)t * a->head_dim, 0, 2);
         vf low = vf_halves(values), high = vf_halves(values + 16);
         UNROLL for (int i = 0; i < count; i++) {
             vf p = vf_set(row[i].scores[block * KV_TOKENS + t]);
@@ -588,7 +590,7 @@ INLINE void attend_rows(const struct Attention *a, const struct Seen *row, int c
     int blocks = (last + KV_TOKENS - 1) / KV_TOKENS;
     for (int b = 0; b < blocks; b++)
         if (b * KV_TOKENS < sinks || (b + 1) * KV_TOKENS > from)
-            score_block(a, row, count, b);
+            score_block(a, row, count, b, b + 1 < blocks ? b + 1 : b);
     vf scale[SCORE_ROWS];
     UNROLL for (int i = 0; i < count; i++) scale[i] = vf_set(1.0f / ISA(weigh)(&row[i], blocks * KV_TOKENS));
     for (int dim = 0; dim < a->head_dim; dim += 32) {
@@ -597,7 +599,7 @@ INLINE void attend_rows(const struct Attention *a, const struct Seen *row, int c
         for (int b = 0; b < blocks; b++) {
             int begin = b * KV_TOKENS, to = last - begin < KV_TOKENS ? last - begin : KV_TOKENS;
             if (begin < sinks || begin + KV_TOKENS > from)
-                value_block(a, row, count, b, dim, 0, to, sum);
+                value_block(a, row, count, b, b + 1 < blocks ? b + 1 : b, dim, to, sum);
         }
         UNROLL for (int i = 0; i < count; i++) {
             vf_store(row[i].out + dim, vf_mul(sum[i][0], scale[i]));
