@@ -49,6 +49,11 @@ typedef struct {
     int step, was;
 } Move;
 
+static int lanes_in_all(const Sched *w)
+{
+    return w->lanes + w->groups;
+}
+
 /* ---- what a state costs ---------------------------------------------------------------------------------------- */
 
 /* What the device of step i, and the links of its inputs (and outputs), cost: a little, to tell schedules of one length
@@ -90,8 +95,8 @@ static double past_breaks(const Sched *w, int i, int lane, double t, double seco
 static inline __attribute__((always_inline)) double decode_with(Sched *w, Search *s, int from, double limit,
                                                                 const int radios)
 {
-    const int all = w->lanes + w->groups + (radios ? w->radios : 0), free = w->free, lanes = w->lanes, wide = w->wide, table = w->looked,
-              breaks = w->breaks;
+    const int all = lanes_in_all(w) + (radios ? w->radios : 0), free = w->free, lanes = w->lanes, wide = w->wide,
+              table = w->looked, breaks = w->breaks;
     const size_t stride = (size_t)w->stride;
     const int *restrict sequence = w->sequence, *restrict on = w->on, *restrict before_at = w->before_at,
               *restrict before = w->before, *restrict group_at = w->group_at, *restrict group = w->group,
@@ -185,7 +190,7 @@ static double decode(Sched *w, Search *s, int from, double limit)
 /* The decoded state is the state from now on: what is known at each place from there. */
 static inline __attribute__((always_inline)) void settle_with(Sched *w, int from, const int radios)
 {
-    int all = w->lanes + w->groups + (radios ? w->radios : 0), snap = from >> w->snap;
+    int all = lanes_in_all(w) + (radios ? w->radios : 0), snap = from >> w->snap;
     double *now = w->now;
     memcpy(now, w->tails + (size_t)snap * all, (size_t)all * sizeof *now);
     for (int k = snap << w->snap; k < w->free; k++) {
@@ -254,7 +259,7 @@ static void lanes_at_first(Sched *w)
     }
     sched_empty(w);
     w->breaks = 0;
-    for (int lane = 0; lane < w->lanes + w->groups && w->given; lane++) {
+    for (int lane = 0; lane < lanes_in_all(w) && w->given; lane++) {
         const Stretch *s = w->last[lane];
         w->break_at[lane] = w->breaks;
         while (s->previous)
@@ -267,7 +272,7 @@ static void lanes_at_first(Sched *w)
                 w->break_till[w->breaks++] = s->till;
             }
     }
-    w->break_at[w->lanes + w->groups] = w->breaks;
+    w->break_at[lanes_in_all(w)] = w->breaks;
 }
 
 /* Decode the whole state. False if it breaks a rule: then it is none to go on from. */

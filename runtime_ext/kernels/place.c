@@ -348,10 +348,8 @@ static int stay(Sched *w, int i, int p, const unsigned char *tried, double *at)
     double ready = w->opens[p];
     if (tried && (tried[p] || !w->may[(size_t)i * w->m + p]))
         return -1;
-    if (w->radios) {
-        double there = sched_radio_arrival(w, i, p);
-        ready = there > ready ? there : ready;
-    }
+    if (w->radios)
+        ready = sched_radio_arrival(w, i, p);
     for (int e = w->before_at[i]; !w->radios && e < w->before_at[i + 1]; e++) {
         int j = w->before[e];
         size_t link = (size_t)w->device[j] * w->stride + p;
@@ -526,11 +524,12 @@ int sched_place(Sched *w, int looking, double eager, int prefer)
             return 0;
         }
         put(w, i, p, at);
-        if (plain && w->end[i] > at && !w->radios) {
+        if (!plain || w->radios)
+            enter(w, i);
+        else if (w->end[i] > at) {
             occupy(w, p, w->stretch + i, at, w->end[i]);
             w->tail[p] = w->last[p]->till;
-        } else if (!plain || w->radios)
-            enter(w, i);
+        }
     }
     return 1;
 }

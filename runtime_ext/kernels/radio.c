@@ -47,54 +47,47 @@ static int holds(const Sched *w, int p, int q, double seconds)
 
 /* ---- list schedules: the first stretch in which both are free --------------------------------------------------- */
 
-/* The first moment from t on at which the radio of p is free for that long. */
+/* The first moment from t on, which is not before 0, at which the radio of p is free for that long. */
 static double room(const Sched *w, int p, double t, double seconds)
 {
-    const Air *s = w->air;
-    double found = t;
-    if (!w->radio[p])
-        return t;
-    for (int k = w->air_last[p], before; k >= 0 && s[k].till > t; k = before) {
-        before = s[k].previous;
-        double begin = before >= 0 && s[before].till > t ? s[before].till : t;
-        if (s[k].next < 0)
-            found = s[k].till;
-        if (begin + seconds <= s[k].from)
+    const Stretch *s = w->air_last[p];
+    double found = s->till > t ? s->till : t;
+    while (s->till > t) { /* without a radio none does */
+        double from = s->from, begin;
+        s = s->previous;
+        begin = s->till > t ? s->till : t;
+        if (begin + seconds <= from)
             found = begin;
     }
     return found;
 }
 
-static void occupy(Sched *w, int p, int k, double from, double till)
+static void occupy(Sched *w, int p, Stretch *s, double from, double till)
 {
-    Air *s = w->air;
-    int before = w->air_last[p], next = -1;
+    Stretch *before = w->air_last[p], *next = NULL;
     if (!w->radio[p])
         return;
-    while (before >= 0 && s[before].from > from) {
+    while (before->from > from) {
         next = before;
-        before = s[before].previous;
+        before = before->previous;
     }
-    s[k] = (Air){from, till, next, before};
-    if (before >= 0)
-        s[before].next = k;
-    if (next >= 0)
-        s[next].previous = k;
+    *s = (Stretch){from, till, next, before};
+    before->next = s;
+    if (next)
+        next->previous = s;
     else
-        w->air_last[p] = k;
+        w->air_last[p] = s;
 }
 
-static void vacate(Sched *w, int p, int k)
+static void vacate(Sched *w, int p, const Stretch *s)
 {
-    Air *s = w->air;
     if (!w->radio[p])
         return;
-    if (s[k].previous >= 0)
-        s[s[k].previous].next = s[k].next;
-    if (s[k].next >= 0)
-        s[s[k].next].previous = s[k].previous;
+    s->previous->next = s->next;
+    if (s->next)
+        s->next->previous = s->previous;
     else
-        w->air_last[p] = s[k].previous;
+        w->air_last[p] = s->previous;
 }
 
 /* Plan the transfers to step i, were it on q; when the last is there. Its inputs are in order. */
@@ -118,8 +111,8 @@ static double transmit(Sched *w, int i, int q)
                     u = room(w, q, room(w, p, t, seconds), seconds);
                 } while (u > t);
                 *sent = (Sent){t, t + seconds, e};
-                occupy(w, p, 2 * e, t, t + seconds);
-                occupy(w, q, 2 * e + 1, t, t + seconds);
+                occupy(w, p, w->air + 2 * e, t, t + seconds);
+                occupy(w, q, w->air + 2 * e + 1, t, t + seconds);
             }
             there = sent->till + w->latency[link];
         }
@@ -132,24 +125,25 @@ static void withdraw(Sched *w, int i, int q)
 {
     for (int e = w->before_at[i]; e < w->before_at[i + 1]; e++)
         if (w->sent[e].carrier == e) {
-            vacate(w, w->device[w->before[e]], 2 * e);
-            vacate(w, q, 2 * e + 1);
+            vacate(w, w->device[w->before[e]], w->air + 2 * e);
+            vacate(w, q, w->air + 2 * e + 1);
         }
+}
+
+static double arrival(Sched *w, int i, int q)
+{
+    double there = transmit(w, i, q);
+    withdraw(w, i, q);
+    return there > w->opens[q] ? there : w->opens[q];
 }
 
 void sched_radio_empty(Sched *w)
 {
-    memset(w->air_last, -1, (size_t)w->m * sizeof *w->air_last);
+    for (int p = 0; p < w->m; p++) {
+        w->air_last[p] = w->air + 2 * w->edges + p;
+        w->air_last[p][0] = (Stretch){.from = -INFINITY};
+    }
     memset(w->first, -1, (size_t)w->n * w->m * sizeof *w->first);
-}
-
-/* When the inputs of step i would be at device q. */
-double sched_radio_arrival(Sched *w, int i, int q)
-{
-    order_inputs(w, i, w->end);
-    double there = transmit(w, i, q);
-    withdraw(w, i, q);
-    return there;
 }
 
 /* When the inputs of step i would be at each device, and it is there. */
@@ -161,14 +155,17 @@ void sched_radio_arrivals(Sched *w, int i, double *ready)
     if (inputs == 0)
         return;
     order_inputs(w, i, w->end);
-    for (int q = 0; q < w->m; q++) {
-        if (!(seconds[q] < INFINITY))
-            continue;
-        double there = transmit(w, i, q);
-        withdraw(w, i, q);
-        ready[q] = there > ready[q] ? there : ready[q];
-    }
+    for (int q = 0; q < w->m; q++)
+        if (seconds[q] < INFINITY)
+            ready[q] = arrival(w, i, q);
     w->work += (int64_t)inputs * w->m / 2;
+}
+
+/* The same at one device. */
+double sched_radio_arrival(Sched *w, int i, int q)
+{
+    order_inputs(w, i, w->end);
+    return arrival(w, i, q);
 }
 
 /* The transfers to step i are planned for good. */

@@ -27,7 +27,8 @@ static void *take(char *base, size_t *at, size_t size)
 size_t sched_layout(Sched *w, char *base)
 {
     size_t at = 0, n = (size_t)w->n, m = (size_t)w->m, row = (size_t)w->stride, lanes = (size_t)(w->lanes + w->groups);
-    size_t edges = (size_t)w->edges, members = (size_t)w->members, radios = (size_t)w->radios, sent = radios ? edges : 0;
+    size_t edges = (size_t)w->edges, members = (size_t)w->members;
+    size_t radios = (size_t)w->radios, sent = radios ? edges : 0;
     for (w->snap = SNAP; (n >> w->snap) * (lanes + radios) > TAILS; w->snap++)
         ;
 #define TAKE(field, count) w->field = take(base, &at, (count) * sizeof *w->field)
@@ -79,7 +80,7 @@ size_t sched_layout(Sched *w, char *base)
     TAKE(reader, sent);
     TAKE(inputs, sent);
     TAKE(first, radios * n);
-    TAKE(air, 2 * sent);
+    TAKE(air, 2 * sent + radios);
     TAKE(air_last, radios);
     TAKE(sent, sent);
     TAKE(sent_kept, sent);

@@ -3,7 +3,8 @@
    n steps on m devices. Rows over devices are padded to `stride`, a multiple of four, with devices on which nothing
    runs, so that every loop over devices is whole vectors. A device is one or more lanes (its slots), each of which runs
    one step at a time; an exclusive group is a lane of its own, which its steps occupy besides. A radio is a timeline of
-   the transfers that use it (radio.c). Times and sizes are in any consistent units. Nothing is allocated after the arena, nothing touches Python, and there is no global state. */
+   the transfers that use it (radio.c). Times and sizes are in any consistent units. Nothing is allocated after the
+   arena, nothing touches Python, and there is no global state. */
 
 #ifndef SLIPSTREAM_SCHEDULE_H
 #define SLIPSTREAM_SCHEDULE_H
@@ -29,12 +30,6 @@ typedef struct Stretch {
     double from, till;
     struct Stretch *next, *previous; /* in the order of time; NULL: none */
 } Stretch;
-
-/* A transfer's stretch on one radio. */
-typedef struct {
-    double from, till;
-    int next, previous; /* in the order of time; -1: none */
-} Air;
 
 /* When the input of a step is on its way. */
 typedef struct {
@@ -104,8 +99,8 @@ typedef struct {
     int *dep, *reader;    /* (edges), its number for the caller, and the step that reads it */
     int *inputs;          /* (edges), those of each step as they are sent */
     int *first;           /* (n, m), the first input for which an output was sent there, -1: none */
-    Air *air;             /* (2 edges), the sender's and the receiver's */
-    int *air_last;        /* (m), the last stretch of each radio */
+    Stretch *air;         /* (2 edges + m), the sender's and the receiver's */
+    Stretch **air_last;   /* (m), the last stretch of each radio */
     Sent *sent, *sent_kept, *sent_now, *sent_was; /* (edges), as planned, kept, of the incumbent, before a change */
     int *first_at, *first_was, firsts; /* (edges), what a change replaced in `first` */
 
@@ -127,7 +122,7 @@ typedef struct {
     int *sequence, *position, *on;     /* order, place in it, device */
     double *till;                      /* (n) */
     int *ran_in;                       /* (n), lane */
-    double *tails;                     /* (n >> snap + 1, lanes + groups + radios), of every 1 << snap steps */
+    double *tails;                     /* (n >> snap + 1, lanes + groups + radios), every 1 << snap */
     int *break_at;                     /* CSR: what is given for later in each lane, */
     double *break_from, *break_till;   /* (n + members), in the order of its starts */
     int breaks;                        /* how much of that there is */
@@ -191,8 +186,8 @@ int sched_beats(const Score *a, const Score *b);
 int64_t sched_now(void);
 void sched_radio_prepare(Sched *w);
 void sched_radio_empty(Sched *w);
-double sched_radio_arrival(Sched *w, int i, int q);
 void sched_radio_arrivals(Sched *w, int i, double *ready);
+double sched_radio_arrival(Sched *w, int i, int q);
 void sched_radio_enter(Sched *w, int i);
 void sched_radio_leave(Sched *w, int i);
 double sched_radio_append(Sched *w, int i, int k, double t, double *now, const double *till);
