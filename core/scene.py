@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from itertools import repeat
 from math import inf
 from typing import Any, Final, NamedTuple
 
@@ -66,10 +67,14 @@ class _Facts(NamedTuple):
 
     device: Device
     offers: dict[str, Offer]
-    worth: dict[str, float]
-    """By skill, what the joules of a run are worth, where the device tells them."""
+    worth: dict[str, float | None]
+    """By skill that it offers, what the joules of a run are worth; None where it does not tell them."""
+    told: bool
+    """Whether it tells any of them."""
     price: float
     radio: Radio
+    air: tuple[float, float, float]
+    """What it is worth to send a byte, to receive one, and to be on the air for a second."""
 
 
 _known: dict[int, _Facts] = {}
@@ -81,11 +86,13 @@ def _facts(device: Device) -> _Facts:
     if facts is None or facts.device is not device:  # what is remembered is kept alive, so its id is nobody else's
         if len(_known) >= FACTS_KEPT:
             _known.clear()
-        dear = price(device.resources, device.kind)
-        told = ((o.name, joules_of(o)) for o in device.offers)
-        worth = {name: joules * dear for name, joules in told if joules is not None}
-        offers = {o.name: o for o in device.offers}
-        facts = _known[id(device)] = _Facts(device, offers, worth, dear, radio(device.resources))
+        dear, own = price(device.resources, device.kind), radio(device.resources)
+        takes = {o.name: joules_of(o) for o in device.offers}
+        worth = {name: None if joules is None else joules * dear for name, joules in takes.items()}
+        told = any(joules is not None for joules in takes.values())
+        air = (dear * own.send, dear * own.receive, dear * own.watts)
+        facts = _Facts(device, {o.name: o for o in device.offers}, worth, told, dear, own, air)
+        _known[id(device)] = facts
     return facts
 
 
@@ -119,15 +126,12 @@ class Scene:
         self._facts = facts = [_facts(d) for d in devices]
         self._offering = [(p, f.device.id, f.device.leaving, f.offers) for p, f in enumerate(facts)]
         self.carry: list[list[float]] = []
-        self.dear: list[list[float]] = []
-        told = charged = False
-        for f in facts:
-            told, charged = told or bool(f.worth), charged or f.device.resources.battery is not None
-        if told or charged:
+        self.dear: list[Sequence[float]] = []
+        told = any(f.told for f in facts)
+        if told or any(d.resources.battery is not None for d in devices):
             self._weigh_links(gone)
         if told:
-            dear = {skill: self._dear(skill) for skill in {job.skill for job in jobs}}
-            self.dear = [dear[job.skill] for job in jobs]
+            self._weigh_runs(gone)
         self._locks: dict[str, str] = {}
         self._by_job: tuple[list[list[tuple[int, float]]], list[list[int]]] | None = None
         rows: dict[Any, list[float | None]] = {}
@@ -185,11 +189,11 @@ class Scene:
 
     def _weigh_links(self, gone: int) -> None:
         """What a byte costs from device to device, at both ends, each as dear as it is there."""
-        ends = [(f.price, *f.radio) for f in self._facts]
-        for (dear, watts, send, _), rates in zip(ends, self.bandwidth, strict=False):
+        ends = [f.air for f in self._facts]
+        for (send, _, on), rates in zip(ends, self.bandwidth, strict=False):
             row = [
-                0.0 if rate is None else dear * (send + watts / rate) + other * (receive + draws / rate)
-                for (other, draws, _, receive), rate in zip(ends, rates, strict=False)
+                0.0 if rate is None else send + receive + (on + on_too) / rate
+                for (_, receive, on_too), rate in zip(ends, rates, strict=False)
             ]
             self.carry.append(row + [0.0] * gone)
         self.carry += [[0.0] * len(self.ids)] * gone
@@ -213,14 +217,17 @@ class Scene:
             row[p] = guess if known is None else min(known.value(guess), _LONG)
         return row
 
-    def _dear(self, skill: str) -> list[float]:
-        """What the joules of a run are worth on each device; one that does not say what it takes counts as the one that
-        takes most: silence wins nothing."""
-        told = [facts.worth.get(skill) for facts in self._facts]
-        if None in told:
-            most = max((w / f.price for w, f in zip(told, self._facts, strict=True) if w is not None), default=0.0)
-            told = [most * f.price if w is None else w for w, f in zip(told, self._facts, strict=True)]
-        return told + [0.0] * (len(self.ids) - len(told))  # type: ignore[return-value]
+    def _weigh_runs(self, gone: int) -> None:
+        """What the joules of each job are worth on each device; one that does not say what it takes counts as the one
+        that takes most: silence wins nothing."""
+        skills, none = [job.skill for job in self.jobs], repeat(0.0)
+        columns = [map(f.worth.get, skills, none) for f in self._facts]
+        for row in zip(*columns, *[none] * gone, strict=False):
+            if None in row:
+                prices = [f.price for f in self._facts] + [1.0] * gone
+                most = max(0.0 if w is None else w / price for w, price in zip(row, prices, strict=True))
+                row = tuple(most * price if w is None else w for w, price in zip(row, prices, strict=True))
+            self.dear.append(row)
 
     def _asked(self, job: Job) -> Set[str] | None:
         """The ids of the devices that `job.on` means, an id before a name before a kind; None for any."""

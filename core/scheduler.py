@@ -21,12 +21,10 @@ try:
 except ImportError as error:
     raise ImportError("the scheduler's extension is not built; run: make test, or: pip install -e .") from error
 
-__all__ = ["CHOICE", "WORK", "Assignment", "Candidate", "Job", "Placed", "assign"]
+__all__ = ["WORK", "Assignment", "Candidate", "Job", "Placed", "assign"]
 
 WORK: Final = 2_000
 """Units of work for an assignment: some 60 µs."""
-CHOICE: Final = 64
-"""Units of work for each device that each step may have, at most, where energy counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +115,6 @@ def assign(
             radio=scene.radio,
         )  # fmt: skip
         now = scene.numbered(incumbent) if incumbent else None
-        if scene.carry:  # that nothing is cheaper is never proven, so a small problem is not searched for long
-            work = min(work, CHOICE * len(jobs) * len(devices))
         device, start, end, _, makespan, *_ = packed.solve(work, incumbent=now, margin=gain)
     except Infeasible as error:
         raise scene.complaint(jobs[error.step], error.rule) from None

@@ -18,6 +18,7 @@ enum {
     FEW = 16,   /* steps up to which annealing gets nearly all of the budget; */
     LISTS = 6,  /* above, for each change a list schedule looks at one in so many of the steps */
     ROUND = 8,  /* changes per step in the first round; each further one has twice as many */
+    CHEAPER = 10, /* the part of the work at most that goes to less energy, once no schedule is shorter */
     LOGS = 1024
 };
 
@@ -580,29 +581,27 @@ static void shake(Sched *w)
         sched_keep(w);
 }
 
-/* What the search starts from: what must still follow each step, and the lanes as they are. */
+/* What the search starts from: what costs how much, what must still follow each step, and the lanes as they are. */
 static void begin(Sched *w, Search *s)
 {
+    double scale = w->kept.makespan > 0 ? w->kept.makespan : 1;
+    *s = (Search){.late = 4 * scale, .tardy = 1, .scale = scale, .path = -1};
+    s->energy = w->kept.energy > 0 ? 1e-6 * scale / w->kept.energy : 0;
+    s->moved = w->kept.moved > 0 ? 1e-9 * scale / w->kept.moved : 0;
     if (!w->looked) { /* the least time after each step, on whatever device */
         sched_ranks(w, w->least, 0, 0, w->down);
         for (int i = 0; i < w->n; i++)
             w->down[i] -= w->least[i];
     }
     lanes_at_first(w);
-    s->path = -1;
 }
 
 void sched_improve(Sched *w)
 {
-    Search s = {.path = -1};
+    Search s;
     int64_t changes;
     if (w->free == 0)
         return;
-    s.scale = w->kept.makespan > 0 ? w->kept.makespan : 1;
-    s.late = 4 * s.scale;
-    s.tardy = 1;
-    s.energy = w->kept.energy > 0 ? 1e-6 * s.scale / w->kept.energy : 0;
-    s.moved = w->kept.moved > 0 ? 1e-9 * s.scale / w->kept.moved : 0;
     begin(w, &s);
     if (!take_over(w, &s, w->device_kept, w->start_kept)) { /* by a rounding, or transfers that do not fit appended */
         while (w->radios && !sched_over(w))
@@ -628,4 +627,81 @@ void sched_improve(Sched *w)
         anneal(w, &s, changes, (round % 2 ? WARM : HOT) * (w->free > FEW ? MILD : 1), COLD);
         changes *= 2;
     }
+}
+
+/* ---- less energy ----------------------------------------------------------------------------------------------- */
+
+/* No schedule takes less. */
+static double least_energy(const Sched *w)
+{
+    double sum = 0;
+    for (int i = 0; i < w->n; i++) {
+        const double *seconds = w->seconds + (size_t)i * w->stride, *joules = w->joules + (size_t)i * w->stride;
+        double least = INFINITY;
+        for (int p = 0; p < w->m; p++)
+            if (seconds[p] < INFINITY && joules[p] < least)
+                least = joules[p];
+        sum += w->fixed[i] ? 0 : least;
+    }
+    return sum;
+}
+
+/* Whether step i has an input from a step that it could move with. */
+static int tied(const Sched *w, int i)
+{
+    for (int e = w->before_at[i]; e < w->before_at[i + 1]; e++)
+        if (w->on[w->before[e]] == w->on[i] && !w->fixed[w->before[e]])
+            return 1;
+    return 0;
+}
+
+/* Each step, and each with all that is tied to it, moves to every device where it costs less, as far as nothing ends
+   after `length`; whether any did. */
+static int cheapen(Sched *w, Search *s, double length)
+{
+    Move moves[BLOCK];
+    int any = 0;
+    for (int k = w->free - 1; k >= 0; k--)
+        for (int x = 0, i = w->sequence[k]; x < (tied(w, i) ? w->m : 2 * w->m) && !sched_used(w); x++) {
+            double extra = s->extra, cost = INFINITY;
+            int count = x < w->m ? reassign(w, s, moves, 0, i, x) : move_block(w, s, moves, i, x - w->m);
+            int first = k;
+            for (int y = 0; y < count; y++)
+                if (w->position[moves[y].step] < first)
+                    first = w->position[moves[y].step];
+            w->work++;
+            s->reached = first;
+            if (s->extra < extra - 1e-15 * s->scale) /* by more than a rounding, or it might go round in circles */
+                cost = decode(w, s, first, length + s->extra);
+            if (cost < INFINITY) {
+                s->cost = cost;
+                settle(w, first);
+                any = 1;
+                continue;
+            }
+            forget(w, s, first);
+            s->extra = extra;
+            while (count--)
+                w->on[moves[count].step] = moves[count].was;
+        }
+    return any;
+}
+
+/* Where no schedule is shorter than the one that is kept, one that is as short and takes less energy takes its place. */
+void sched_cheapen(Sched *w)
+{
+    Search s;
+    int64_t all = w->work_limit;
+    double length = w->kept.makespan * (1 + 1e-12);
+    if (!w->prices || !w->proven || sched_used(w) || w->kept.energy <= least_energy(w) * (1 + 1e-12))
+        return;
+    begin(w, &s);
+    s.moved = 0;
+    if (!take_over(w, &s, w->device_kept, w->start_kept) || s.cost - s.extra > length)
+        return;
+    w->work_limit = w->work + (all - w->work) / CHEAPER;
+    while (cheapen(w, &s, length))
+        ;
+    keep(w);
+    w->work_limit = all;
 }

@@ -251,15 +251,27 @@ static int inputs_at(const Sched *w, int i, int p)
     return count;
 }
 
-/* Of the devices that are as good as the best but for rounding, the one with most inputs, then the first. */
+/* What the energy of step i and its inputs' way there costs on device p. */
+static double price_at(const Sched *w, int i, int p)
+{
+    double price = w->joules[(size_t)i * w->stride + p];
+    for (int e = w->before_at[i]; e < w->before_at[i + 1]; e++)
+        price += w->before_size[e] * w->carry[(size_t)w->device[w->before[e]] * w->stride + p];
+    return price;
+}
+
+/* Of the devices that are as good as the best but for rounding, the one that takes least energy, then the one with most
+   inputs, then the first. */
 static int settle(const Sched *w, int i, const double *finish, double best)
 {
     int chosen = -1, most = -1;
-    double limit = best + NEAR * fabs(best);
+    double limit = best + NEAR * fabs(best), least = INFINITY;
     for (int p = 0; p < w->m; p++)
         if (finish[p] <= limit) {
             int here = inputs_at(w, i, p);
-            if (here > most) {
+            double price = w->prices ? price_at(w, i, p) : 0;
+            if (price < least || (price == least && here > most)) {
+                least = price;
                 most = here;
                 chosen = p;
             }

@@ -249,7 +249,7 @@ int sched_keep(Sched *w)
 /* Whether what is kept is as short as can be. */
 void sched_prove(Sched *w)
 {
-    w->proven = w->found && w->kept.late == 0 && w->kept.makespan <= w->bound * (1 + 1e-12) && !w->prices;
+    w->proven = w->found && w->kept.late == 0 && w->kept.makespan <= w->bound * (1 + 1e-12);
 }
 
 /* ---- budget and chance ----------------------------------------------------------------------------------------- */
@@ -262,16 +262,22 @@ int64_t sched_now(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-/* Whether the budget is used, or nothing is left to be gained. */
-int sched_over(Sched *w)
+/* Whether the budget is used. */
+int sched_used(Sched *w)
 {
-    if (w->proven || w->work >= w->work_limit)
+    if (w->work >= w->work_limit)
         return 1;
     if (w->deadline_ns && w->work >= w->look_at) {
         w->look_at = w->work + CLOCK_EVERY;
         w->expired = sched_now() >= w->deadline_ns;
     }
     return w->expired;
+}
+
+/* Whether the budget is used, or no schedule is shorter. */
+int sched_over(Sched *w)
+{
+    return w->proven || sched_used(w);
 }
 
 /* ---- the portfolio --------------------------------------------------------------------------------------------- */
@@ -391,11 +397,11 @@ static void give(Sched *w)
     w->score = w->kept;
 }
 
-/* What is kept gives way to the incumbent, unless it is better by enough. */
-static void prefer_incumbent(Sched *w, const Score *incumbent)
+/* What is kept gives way to the incumbent, unless it is better by enough; whether it did. */
+static int prefer_incumbent(Sched *w, const Score *incumbent)
 {
     if (w->kept.late != incumbent->late || w->kept.makespan <= incumbent->makespan * (1 - w->margin))
-        return;
+        return 0;
     memcpy(w->device_kept, w->device_now, (size_t)w->n * sizeof *w->device);
     memcpy(w->start_kept, w->start_now, (size_t)w->n * sizeof *w->start);
     for (int i = 0; i < w->n; i++)
@@ -405,6 +411,7 @@ static void prefer_incumbent(Sched *w, const Score *incumbent)
         memcpy(w->sent_kept, w->sent_now, (size_t)w->edges * sizeof *w->sent_kept);
     w->kept = *incumbent;
     sched_prove(w);
+    return 1;
 }
 
 /* When each step began, or was to begin, rising along every edge, whatever a rounding did. Steps without a device begin
@@ -455,6 +462,7 @@ static Score settle_incumbent(Sched *w)
         w->work_limit = w->work + (part < most ? part : most);
         w->holding = 1;
         sched_improve(w);
+        sched_cheapen(w);
         w->holding = 0;
         w->work_limit = all;
     }
@@ -491,8 +499,8 @@ int sched_solve(Sched *w)
         return rule == SCHED_OK ? SCHED_NO_DEVICE : rule;
     if (!sched_over(w))
         sched_improve(w);
-    if (w->incumbent)
-        prefer_incumbent(w, &incumbent);
+    if (!w->incumbent || !prefer_incumbent(w, &incumbent))
+        sched_cheapen(w);
     give(w);
     return SCHED_OK;
 }

@@ -180,6 +180,8 @@ void sched_line_up(Sched *w, double *from);
 int sched_keep(Sched *w);
 void sched_prove(Sched *w);
 void sched_improve(Sched *w);
+void sched_cheapen(Sched *w);
+int sched_used(Sched *w);
 int sched_over(Sched *w);
 Score sched_score(const Sched *w, const int *device, const double *end);
 int sched_beats(const Score *a, const Score *b);

@@ -1037,6 +1037,81 @@ def test_what_has_time_goes_where_its_energy_is_cheap_and_says_so() -> None:
     )
 
 
+CHAIN = [(0, 1, 0.0), (1, 2, 0.0)]
+"""Three steps of 2 s on device 2, beside which the others of a problem have time."""
+
+
+@pytest.mark.parametrize(
+    ("carry", "deps", "devices", "energy"),
+    [
+        (0.0, [], [1, 1], 3.0 + 2.0),  # each on its own
+        (9.0, [(3, 4, 1.0)], [1, 1], 3.0 + 2.0),  # one alone would take more: both at once
+        (9.0, [(3, 4, 1.0), (0, 3, 1.0)], [1, 1], 3.0 + 9.0 + 2.0),
+        (0.5, [(3, 4, 4.0), (4, 2, 2.0)], [1, 1], 3.0 + 2.0 + 1.0),
+    ],
+)
+def test_what_has_time_beside_the_longest_chain_is_where_it_takes_least_energy(
+    carry: float, deps: list[tuple[int, int, float]], devices: list[int], energy: float
+) -> None:
+    chain, other = [None, None, 2.0], [0.5, 0.75, None]
+    problem = Problem(
+        [chain, chain, chain, other, other], CHAIN + deps, [[1e6] * 3] * 3,
+        joules=[[0.0, 0.0, 1.0]] * 3 + [[5.0, 1.0, 0.0]] * 2,
+        carry=[[0.0 if p == q else carry for p in range(3)] for q in range(3)],
+    )  # fmt: skip
+    found = schedule(problem, work=2000)
+    assert (found.makespan, found.proven, found.device[3:]) == (6.0, True, devices)
+    assert found.energy == pytest.approx(energy)
+    assert found.work < 500
+
+
+def test_a_list_schedule_breaks_ties_by_the_energy_of_the_run_and_of_its_inputs_way_there() -> None:
+    links, carry = [[None, 1e6, 1e6]] * 3, [[0.0, 5.0, 1.0]] * 3
+    rows = [[1.0, None, None], [None, 1.0, 1.0]]
+    plain = Problem(rows, [(0, 1, 1.0)], links, joules=[[0.0, 0.0, 0.0], [0.0, 2.0, 3.0]], carry=carry)
+    assert schedule(plain).device == [0, 2]
+    assert schedule(replace(plain, carry=[])).device == [0, 1]
+    assert schedule(replace(plain, slots=[2, 2, 2])).device == [0, 2]
+
+
+@st.composite
+def priced(draw: st.DrawFn) -> Problem:
+    problem = draw(problems())
+    n, m = len(problem.seconds), len(problem.bandwidth)
+    worth = st.lists(st.sampled_from([0.0, 0.1, 1.0, 2.5, 7.0]), min_size=m, max_size=m)
+    joules, carry = (draw(st.lists(worth, min_size=k, max_size=k)) for k in (n, m))
+    return replace(problem, joules=joules, carry=carry)
+
+
+@unhurried
+@given(priced())
+def test_no_rule_bends_and_nothing_gets_longer_for_less_energy_and_more_work_takes_no_more_of_it(
+    problem: Problem,
+) -> None:
+    found = [solved(problem, work) for work in (0, 200, 1000, 5000, 20000)]
+    for plan in found:
+        assert violations(problem, plan) == []
+        assert not plan.proven or (not plan.late and plan.makespan == pytest.approx(plan.bound, rel=1e-9))
+    for less, more in pairwise(found):
+        if less.proven:
+            assert more.proven
+            assert more.energy <= less.energy * (1 + 1e-6)
+
+
+@unhurried
+@given(priced(), st.data())
+def test_what_is_only_cheaper_moves_nothing_that_runs_where_a_gain_is_asked_for(
+    problem: Problem, data: st.DataObject
+) -> None:
+    p = replace(problem, deadlines={})
+    best = solved(replace(p, joules=[], carry=[]), 500)
+    packed = Packed(p.seconds, p.deps, p.bandwidth, p.latency, p.slots, p.available, p.exclusive, p.fixed,
+                    joules=p.joules, carry=p.carry)  # fmt: skip
+    again = Schedule(*packed.solve(2000, incumbent=(best.device, best.start), margin=0.05))
+    if best.proven:
+        assert again.device == best.device
+
+
 def test_what_goes_quicker_from_there_is_not_said_to_be_for_the_sake_of_energy() -> None:
     costs = Costs()
     for k in range(20):
@@ -1090,7 +1165,12 @@ def test_where_nobody_tells_of_energy_none_is_predicted_and_none_weighed() -> No
 def test_what_is_done_is_not_expected_to_take_anything_any_more() -> None:
     jobs = [Job("a", "x.y"), Job("b", "x.y")]
     assert assign(jobs, [PLUGGED], Costs(), near).joules == 10.0
-    assert assign(jobs, [PLUGGED], Costs(), near, fixed={"a": Placed("id-gone", -2.0, -1.0)}).joules == 5.0
+    gone = {"a": Placed("id-gone", -2.0, -1.0)}
+    assert assign(jobs, [PLUGGED], Costs(), near, fixed=gone).joules == 5.0
+    assert (
+        assign(jobs, [powered("silent", "hub", None), PLUGGED], Costs(), near, fixed=gone).steps["b"].device
+        == "id-silent"
+    )
 
 
 @unhurried
