@@ -164,7 +164,7 @@ static inline __attribute__((always_inline)) double decode_with(Sched *w, Search
         }
         if (cost + (least > longest ? least : longest) > spare || till > closes[p] * (1 + 1e-12)) {
             s->reached = k + 1;
-            w->work += k + 1 - from;
+            w->work += radios ? (k + 1 - from) * 3 / 2 : k + 1 - from; /* it takes half as long again */
             return INFINITY;
         }
         if (lane >= 0) {
@@ -174,7 +174,7 @@ static inline __attribute__((always_inline)) double decode_with(Sched *w, Search
         }
     }
     s->reached = k;
-    w->work += k - from;
+    w->work += radios ? (k - from) * 3 / 2 : k - from;
     return cost + longest + s->extra;
 }
 
@@ -687,7 +687,7 @@ static int cheapen(Sched *w, Search *s, double length)
     return any;
 }
 
-/* Where no schedule is shorter than the one that is kept, one that is as short and takes less energy takes its place. */
+/* Where no schedule is shorter than the one that is kept, one that is as short and takes less energy comes instead. */
 void sched_cheapen(Sched *w)
 {
     Search s;

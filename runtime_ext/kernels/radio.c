@@ -158,7 +158,7 @@ void sched_radio_arrivals(Sched *w, int i, double *ready)
     for (int q = 0; q < w->m; q++)
         if (seconds[q] < INFINITY)
             ready[q] = arrival(w, i, q);
-    w->work += (int64_t)inputs * w->m / 2;
+    w->work += (int64_t)inputs * w->m;
 }
 
 /* The same at one device. */

@@ -331,6 +331,15 @@ def test_a_document_may_say_which_devices_have_a_radio() -> None:
         packed.transfers()
 
 
+def test_what_radios_take_longer_counts_as_work_that_much_more() -> None:
+    rows = [[1.0 + (i * 7 + p * 5) % 4 for p in range(3)] for i in range(12)]
+    plain = Problem(rows, [(i, i + 3, 0.0) for i in range(9)], full(3))
+    without, there = schedule(plain), schedule(replace(plain, radio=[True] * 3))
+    tried = without.work // (12 * 2)
+    assert (without.proven, there.makespan) == (False, without.makespan)
+    assert there.work == without.work + tried * 9 * 3
+
+
 def test_a_devices_radio_is_held_by_one_transfer_at_a_time_where_it_says_that_it_has_one() -> None:
     """Two large inputs for a car: over one phone's Wi-Fi they queue, so that the car reads both later."""
     slow = LinkQuality(0.0, 1e6)
