@@ -1,0 +1,139 @@
+"""The models of this device: which there are, which is loaded, and which answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+from anyio import to_thread
+from pydantic import Field, field_validator
+
+from ....core.errors import Refused, SlipError, UsageError
+from ....core.skill import nearest
+from ..simulated import Settings, read_settings
+from .local import CONTEXT, Card, Engine, Progress, available, card, fits
+
+
+class LlmSettings(Settings):
+    """What the config may say about models."""
+
+    models: tuple[Path, ...] = ()
+    """Model files (GGUF); each is called by its file's name without the ending. The first answers if none is named."""
+    threads: int | None = Field(None, ge=1, le=256)
+    """Processors to use; None takes all that the daemon may use."""
+    context: int | None = Field(None, ge=64, le=2**20)
+    """Tokens of a conversation and its answer; None takes 4096, or what the model has if that is less."""
+    meter: Callable[[], Mapping[str, Any]] | None = None
+    """Tells the `drain` of this device (core/energy.py), given by whoever opens the pack; without it no joules."""
+
+    @field_validator("models")
+    @classmethod
+    def _named_apart(cls, models: tuple[Path, ...]) -> tuple[Path, ...]:
+        if len({path.stem for path in models}) < len(models):
+            raise ValueError("two files have one name: rename one")
+        return tuple(path.expanduser() for path in models)
+
+
+class Llm:
+    """The models that the config names, loaded when they are first asked for."""
+
+    def __init__(self, settings: LlmSettings) -> None:
+        self.paths = {path.stem: path for path in settings.models}
+        self._settings = settings
+        self._engines: dict[str, Engine] = {}
+        self._loading = anyio.Lock()
+        self._cards: dict[str, tuple[tuple[int, int], Card]] = {}
+
+    def loaded(self, name: str) -> Engine | None:
+        """A model's engine, if it is loaded."""
+        return self._engines.get(name)
+
+    def context(self, card: Card) -> int:
+        """Tokens that a conversation with a model may have here."""
+        return min(self._settings.context or CONTEXT, card.context)
+
+    def joules(self) -> float | None:
+        """What this device has used so far, as its meter counts; None where nobody measures."""
+        drain = None if self._settings.meter is None else self._settings.meter().get("drain")
+        return None if drain is None else float(drain[1])
+
+    async def card(self, name: str) -> Card:
+        """What a model's file says of itself.
+
+        Raises:
+            SkillFailed: it cannot be run here.
+        """
+        return await to_thread.run_sync(self._card, name)
+
+    async def engine(self, name: str, progress: Progress | None = None) -> Engine:
+        """A model, loaded; no name is the first one. Others that nobody uses make room for it.
+
+        Raises:
+            UsageError: there is no such model.
+            Refused: it does not fit into memory.
+            SkillFailed: it cannot be run here.
+        """
+        name = name or next(iter(self.paths))
+        if name not in self.paths:
+            raise UsageError(f"there is no model {name[:80]!r} here", f"there are {', '.join(self.paths)}",
+                             nearest(name, self.paths), field="model")  # fmt: skip
+        async with self._loading:
+            if (found := self._engines.get(name)) is None:
+                await self._make_room(name)
+                found = self._engines[name] = await Engine.open(
+                    self.paths[name], threads=self._settings.threads, context=self._settings.context, progress=progress
+                )
+            return found
+
+    async def _make_room(self, name: str) -> None:
+        wanted = await self.card(name)
+        while not self._fits(wanted):
+            idle = next((other for other, engine in self._engines.items() if not engine.busy), None)
+            if idle is None:
+                break
+            del self._engines[idle]
+        try:
+            fits(wanted, self.context(wanted))
+        except Refused as error:
+            raise Refused(error.what, error.why, await self._smaller(wanted) or error.hint) from None
+
+    async def _smaller(self, wanted: Card) -> str:
+        """A hint that names the largest model which is smaller and fits; empty if there is none."""
+        found: list[tuple[int, str]] = []
+        for name in self.paths:
+            try:
+                each = await self.card(name)
+            except SlipError:
+                continue  # it is not why somebody asks for another one
+            if each.weights < wanted.weights and self._fits(each):
+                found.append((each.weights, name))
+        return f"ask for the smaller model {max(found)[1]}" if found else ""
+
+    def _fits(self, card: Card) -> bool:
+        room = available()
+        return room is None or card.needs(self.context(card)) <= room
+
+    def _card(self, name: str) -> Card:
+        path = self.paths[name]
+        try:
+            now = path.stat()
+        except OSError:
+            return card(path)  # which says what is wrong
+        version = (now.st_mtime_ns, now.st_size)
+        if name not in self._cards or self._cards[name][0] != version:
+            self._cards[name] = (version, card(path))
+        return self._cards[name][1]
+
+
+@asynccontextmanager
+async def open_llm(settings: Mapping[str, Any]) -> AsyncIterator[Llm]:
+    """The models, as their settings name them; none is loaded yet."""
+    yield Llm(read_settings(LlmSettings, "llm", settings))
+
+
+def capabilities(llm: Llm) -> list[str]:
+    """`llm.models` where the config names models, `llm.generate` where the file of one is there."""
+    return ["llm.models"] * bool(llm.paths) + ["llm.generate"] * any(path.is_file() for path in llm.paths.values())
