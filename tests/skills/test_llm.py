@@ -6,7 +6,9 @@ import json
 import runpy
 import subprocess
 import sys
+import threading
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import anyio.lowlevel
 
 from slipstream.core.errors import Refused, SkillFailed, UsageError
 from slipstream.core.skill import Catalogue, Context, Pack, spec_of
+from slipstream.runtime_ext.generate import Generation
 from slipstream.runtime_ext.reply import Reader
 from slipstream.skills.packs.llm import local, pack
 from slipstream.skills.packs.llm.generate import Said, llm_generate, llm_models
@@ -224,6 +227,55 @@ async def test_cancelling_in_the_middle_of_a_pass_leaves_a_model_that_answers(en
         assert text(await answer(engine, max_tokens=12)) == right
 
 
+async def test_a_pass_that_nobody_waits_for_is_stopped_and_the_next_answer_begins_after_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, stopped, asked, end = (threading.Event() for _ in range(4))
+    seen: list[bool] = []
+    real_next, real_cancel = Generation.__next__, Generation.cancel
+
+    def slow(self: Generation) -> Any:
+        if begun.is_set():
+            seen.append(end.is_set())
+            return real_next(self)
+        begun.set()
+        seen.append(stopped.wait(10))  # seconds, after which nobody has told it to stop
+        end.wait(10)
+        return None
+
+    def cancel(self: Generation) -> None:
+        stopped.set()
+        real_cancel(self)
+
+    class Watched:
+        """The lock of passes, telling that somebody waits for it."""
+
+        lock = engine._pass
+
+        def __enter__(self) -> None:
+            if begun.is_set():
+                asked.set()
+            self.lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self.lock.release()
+
+    monkeypatch.setattr(engine, "_pass", Watched())
+    monkeypatch.setattr(Generation, "__next__", slow)
+    monkeypatch.setattr(Generation, "cancel", cancel)
+    async with anyio.create_task_group() as group:
+        group.start_soon(answer, engine)
+        await anyio.to_thread.run_sync(begun.wait)
+        group.cancel_scope.cancel()
+    async with anyio.create_task_group() as group:
+        group.start_soon(partial(answer, engine, max_tokens=2))
+        assert await anyio.to_thread.run_sync(asked.wait, 10)
+        end.set()
+    assert seen[0]
+    assert len(seen) > 1
+    assert all(seen)
+
+
 async def test_the_loop_goes_on_while_the_model_thinks(engine: Engine) -> None:
     turns = 0
 
@@ -274,6 +326,14 @@ async def test_what_does_not_fit_is_refused_before_it_is_loaded_and_a_smaller_on
         assert "small" in refused.value.hint
         assert llm.loaded("large") is None
         assert await llm.engine("small") is llm.loaded("small")
+
+
+async def test_a_file_that_does_not_fit_is_not_loaded(
+    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "available", lambda: 1_000_000)
+    with pytest.raises(Refused, match="no room"):
+        await Engine.open(files[0])
 
 
 async def test_a_model_that_nobody_uses_makes_room(files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
