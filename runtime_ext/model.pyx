@@ -214,7 +214,7 @@ cdef class Model:
             done += t.nbytes
             self.read += t.nbytes
             if progress is not None:
-                progress(done / total)
+                progress(<double>done / total)
         for i in range(shape.layers):
             l, b = &c.layer[i], f"blk.{i}."
             l.attn_norm = self._values(gguf, b + "attn_norm.weight", embd)
