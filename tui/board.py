@@ -32,7 +32,7 @@ class Board:
         """By kind, then by the rest of the key."""
         self.events: deque[Row] = deque(maxlen=keep)
         self.seen = 0
-        """Events that were ever taken in, and those that were missed."""
+        """Events that were ever taken in, gaps included: the number of the next one."""
         self.missed = 0
         self.time = 0.0
         """Wall time of the last frame."""
@@ -83,11 +83,21 @@ class Board:
         if isinstance(gap, int) and gap > 0:
             self.missed += gap
             self.events.append({"kind": "gap", "time": self.time, "seq": 0, "missed": gap})
+            self.seen += 1
         events = frame.get("events")
         fresh = [harmless(e) for e in events if isinstance(e, Mapping)] if isinstance(events, list | tuple) else []
         self.events.extend(fresh)
         self.seen += len(fresh)
         return bool(fresh) or (isinstance(gap, int) and gap > 0)
+
+    def copy(self) -> Board:
+        """The board as it is now; rows are never changed in place, so they are shared."""
+        other = Board()
+        other.rows = {kind: dict(rows) for kind, rows in self.rows.items()}
+        other.events = self.events.copy()
+        other.seen, other.missed, other.time = self.seen, self.missed, self.time
+        other.lost, other._seq = self.lost, self._seq
+        return other
 
     # -- looking -------------------------------------------------------------------------------------------------------
 

@@ -26,13 +26,18 @@ Line = tuple[Span, ...]
 
 def plain(text: object, limit: int = LONGEST) -> str:
     """Text from elsewhere, harmless: without C0, C1, bidi and invisible characters, and of combining marks a few."""
+    if isinstance(text, str) and len(text) <= limit and text.isascii() and text.isprintable():
+        return text  # as nearly all of it is
     shown = clean(text, limit)
     if shown.isascii():
         return shown
     kept, marks = [], 0
     for char in shown:
-        marks = marks + 1 if unicodedata.category(char) in ("Mn", "Me") else 0
-        if marks <= _MARKS and unicodedata.category(char) not in ("Cf", "Co", "Cn"):
+        category = unicodedata.category(char)
+        if category in ("Cf", "Co", "Cn"):
+            continue
+        marks = marks + 1 if category in ("Mn", "Me") else 0
+        if marks <= _MARKS:
             kept.append(char)
     return "".join(kept)
 
