@@ -55,6 +55,12 @@ class Gauge:
             self.last = fresh
         return self.last
 
+    def joules(self) -> float | None:
+        """What the device has used by now, of the drain that is learned from; None where nobody measures."""
+        told = [meter() for meter in self._meters]
+        drain = next((each for name in ("battery", "drain") for each in told if name in each), {}).get("drain")
+        return None if drain is None else Drain(*drain).joules
+
     def _differs(self, fresh: Resources) -> bool:
         last = self.last
         moved = abs(fresh.load - last.load) >= STEP or abs((fresh.battery or 0.0) - (last.battery or 0.0)) >= STEP

@@ -85,6 +85,9 @@ class LiveContext(Context):
         # a note is free text: nobody can tell what in it is of what may not leave this device
         self._notes = not caller.private or caller.device == invoker.mesh.id
 
+    def joules(self) -> float | None:
+        return self._invoker.joules()
+
     async def progress(self, fraction: float, note: str = "") -> None:
         now = anyio.current_time()
         if self._on_progress is not None and (now >= self._next_progress or fraction >= 1):
@@ -107,6 +110,8 @@ class Invoker:
     guard: Guard | None = None
     energy: Meter | None = None
     """Hears what runs when."""
+    joules: Callable[[], float | None] = staticmethod(lambda: None)
+    """What the device has used so far."""
 
     def __init__(self, mesh: Mesh, catalogue: Catalogue, journal: Journal, events: Events, gate: Door) -> None:
         self.catalogue = catalogue

@@ -79,6 +79,7 @@ class Node(Calls):
         self._packs, self._resources, self._guard, self._meters = packs, resources, guard, meters
         self.wall, self.new_id = wall, new_id
         self._trust, self._policy, self.audit = trust, policy, audit or Audit(None, b"", wall)
+        self._guesses: dict[str, float] = {}
         self._vehicles: list[Callable[[], Driving | None]] = []
         self.clock: Callable[[], float] = anyio.current_time
         self.admission: Admission
@@ -115,6 +116,7 @@ class Node(Calls):
             for pack, settings in self._packs:
                 backend = await stack.enter_async_context(pack.open(settings))
                 self.catalogue.add(pack, pack.capabilities(backend))
+                self._guesses |= pack.seconds(backend)
                 simulated = simulated or pack.simulated
                 if backend is not None:
                     backends.append(backend)
@@ -139,6 +141,7 @@ class Node(Calls):
             kept = (self.journal.fact("costs") or {}).get("energy")
             energy = Meter.from_wire(kept, self.clock()) if kept else Meter()
             self._gauge = Gauge(self._resources, [*meters, *self._meters], energy)
+            self.invoker.joules = self._gauge.joules
             me = Device(
                 self.id, self.name, self.kind, version=(self.journal.next_boot(), 0), offers=self._offers(),
                 resources=self._gauge.look(self.clock()), simulated=simulated,
@@ -211,8 +214,8 @@ class Node(Calls):
         for spec in self.catalogue.specs.values():
             self._specs.keep(spec.digest, spec.to_wire())
             joules = self._gauge.energy.told.get(spec.name, spec.cost.energy_mwh * J_PER_MWH or None)
-            offers.append(Offer(spec.name, spec.digest, spec.effect.value, spec.lock, spec.cost.latency_ms / 1000,
-                                joules))  # fmt: skip
+            seconds = self._guesses.get(spec.name, spec.cost.latency_ms / 1000)
+            offers.append(Offer(spec.name, spec.digest, spec.effect.value, spec.lock, seconds, joules))
         return tuple(offers)
 
     def _keep_costs(self) -> None:

@@ -115,6 +115,10 @@ class Context:
                 return backend
         raise SkillFailed(f"this device has no {kind.__name__}", hint="load the pack that opens it")
 
+    def joules(self) -> float | None:
+        """What this device has used so far, as its meter counts from some beginning; None where nobody measures."""
+        return None
+
     async def progress(self, fraction: float, note: str = "") -> None:
         """Tell whoever waits how far it is (0 to 1), and in what."""
 
@@ -407,7 +411,8 @@ class Pack:
     `open(settings)` is an async context manager that yields the backend (a simulator, a bus, an API client); a skill
     gets at it with `ctx.backend(Class)`. `settings` has what the config says, and `state`: a folder of the pack's own.
     `capabilities(backend)` says what is really there, `resources(backend)` its `battery` (0 to 1), `charging` and what
-    else gauge.py takes, `driving(backend)` what the vehicle is doing, None if the pack belongs to none.
+    else gauge.py takes, `driving(backend)` what the vehicle is doing, None if the pack belongs to none, and
+    `seconds(backend)` first guesses, by skill, of durations that depend on what is there, before a skill's `cost`.
     """
 
     name: str
@@ -417,6 +422,7 @@ class Pack:
     resources: Callable[[Any], Mapping[str, Any]] = lambda backend: {}
     simulated: bool = False
     driving: Callable[[Any], Driving | None] = lambda backend: None
+    seconds: Callable[[Any], Mapping[str, float]] = lambda backend: {}
 
 
 @dataclass

@@ -35,6 +35,17 @@ def test_of_the_battery_that_counts_its_capacity_and_the_drain_of_no_other_meter
     assert gauge.energy.source == "phone"
 
 
+def test_what_was_used_so_far_is_the_drain_that_is_learned_from() -> None:
+    used = [1.0]
+    gauge = Gauge(
+        Resources(), [dict, lambda: {"battery": 0.5, "drain": ("phone", used[0])}, lambda: {"drain": ("x", 9.0)}]
+    )
+    assert gauge.joules() == 1.0
+    used[0] = 4.0
+    assert gauge.joules() == 4.0
+    assert Gauge(Resources(), [dict]).joules() is None
+
+
 def test_a_drain_without_a_battery_is_learned_from() -> None:
     gauge = Gauge(Resources(), [dict, lambda: {"drain": ("processors", 1.0)}])
     assert gauge.look(0.0).battery is None

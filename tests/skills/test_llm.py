@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ pytest.importorskip("jinja2", reason="the extra `llm` is not installed: no jinja
 import anyio.lowlevel
 
 from slipstream.core.errors import Refused, SkillFailed, UsageError
-from slipstream.core.skill import Catalogue, Context, Pack, spec_of
+from slipstream.core.skill import Catalogue, Context, spec_of
 from slipstream.runtime_ext.generate import Generation
 from slipstream.runtime_ext.reply import Reader
 from slipstream.skills.packs.llm import local, pack
+from slipstream.skills.packs.llm.backend import GUESSED, READ
 from slipstream.skills.packs.llm.generate import Said, llm_generate, llm_models
 from slipstream.skills.packs.llm.local import Engine, Piece
 from slipstream.testing import mesh
@@ -391,17 +393,21 @@ async def test_a_device_offers_what_it_has_a_file_for(files: Any, tmp_path: Path
     assert catalogue.specs.keys() == offered
 
 
-async def test_two_files_of_one_name_are_refused() -> None:
+@pytest.mark.parametrize("models", [["/a/m.gguf", "/b/m.gguf"], ["m.gguf"]])
+async def test_two_files_of_one_name_and_a_path_that_begins_nowhere_are_refused(models: list[str]) -> None:
     with pytest.raises(UsageError, match="models"):
-        async with pack.open({"models": ["a/m.gguf", "b/m.gguf"]}):
+        async with pack.open({"models": models}):
             pass
 
 
 async def test_a_phone_asks_the_car_and_what_is_said_is_personal(files: tuple[Path, Path]) -> None:
     labels = spec_of(llm_generate).to_wire()
     assert labels["inputSchema"]["properties"]["messages"]["privacy"] == "personal"
-    here = Pack("llm", pack.skills, lambda _: pack.open({"models": [files[1]], "threads": 1}), pack.capabilities)
+    here = replace(pack, open=lambda _: pack.open({"models": [files[1]], "threads": 1}))
     async with mesh("phone", "car", packs={"car": [here]}) as m:
+        offer = m["phone"].members.get("car").offer("llm.generate")
+        assert offer is not None
+        assert offer.seconds == GUESSED * files[1].stat().st_size / READ
         result = await m.call("llm.generate", {"messages": HELLO, "max_tokens": 6, "stream": False}, of="phone")
     [said] = result["result"]
     assert said["finish"] == "length"

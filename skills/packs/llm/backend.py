@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import anyio
 from anyio import to_thread
@@ -15,6 +15,11 @@ from ....core.errors import Refused, SlipError, UsageError
 from ....core.skill import nearest
 from ..simulated import Settings, read_settings
 from .local import CONTEXT, Card, Engine, Progress, available, card, fits
+
+GUESSED: Final = 128
+"""Tokens of an answer, until durations are learned."""
+READ: Final = 10e9
+"""Bytes of memory that a device reads in a second, until durations are learned: a phone of 2020 or later (LPDDR4X)."""
 
 
 class LlmSettings(Settings):
@@ -26,15 +31,16 @@ class LlmSettings(Settings):
     """Processors to use; None takes all that the daemon may use."""
     context: int | None = Field(None, ge=64, le=2**20)
     """Tokens of a conversation and its answer; None takes 4096, or what the model has if that is less."""
-    meter: Callable[[], Mapping[str, Any]] | None = None
-    """Tells the `drain` of this device (core/energy.py), given by whoever opens the pack; without it no joules."""
 
     @field_validator("models")
     @classmethod
     def _named_apart(cls, models: tuple[Path, ...]) -> tuple[Path, ...]:
         if len({path.stem for path in models}) < len(models):
             raise ValueError("two files have one name: rename one")
-        return tuple(path.expanduser() for path in models)
+        found = tuple(path.expanduser() for path in models)
+        if any(not path.is_absolute() for path in found):
+            raise ValueError("a daemon has no folder that a path could begin in: write all of it, or from ~ on")
+        return found
 
 
 class Llm:
@@ -54,11 +60,6 @@ class Llm:
     def context(self, card: Card) -> int:
         """Tokens that a conversation with a model may have here."""
         return min(self._settings.context or CONTEXT, card.context)
-
-    def joules(self) -> float | None:
-        """What this device has used so far, as its meter counts; None where nobody measures."""
-        drain = None if self._settings.meter is None else self._settings.meter().get("drain")
-        return None if drain is None else float(drain[1])
 
     async def card(self, name: str) -> Card:
         """What a model's file says of itself.
@@ -137,3 +138,9 @@ async def open_llm(settings: Mapping[str, Any]) -> AsyncIterator[Llm]:
 def capabilities(llm: Llm) -> list[str]:
     """`llm.models` where the config names models, `llm.generate` where the file of one is there."""
     return ["llm.models"] * bool(llm.paths) + ["llm.generate"] * any(path.is_file() for path in llm.paths.values())
+
+
+def seconds(llm: Llm) -> dict[str, float]:
+    """A first guess of an answer of the device's first model: GUESSED tokens, each of which reads all weights once."""
+    path = next((path for path in llm.paths.values() if path.is_file()), None)
+    return {} if path is None else {"llm.generate": GUESSED * path.stat().st_size / READ}

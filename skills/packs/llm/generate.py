@@ -101,7 +101,7 @@ async def llm_generate(
     engine = await llm.engine(name, lambda part: ctx.progress(part, f"loading {name}"))
     answer = engine.chat(
         messages, tools=tools, schema=schema, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
-        stop=stop, deadline=None if max_ms is None else max_ms / 1000, max_joules=max_joules, meter=llm.joules,
+        stop=stop, deadline=None if max_ms is None else max_ms / 1000, max_joules=max_joules, meter=ctx.joules,
     )  # fmt: skip
     items: list[Said] = []
     async with aclosing(answer) as pieces:
