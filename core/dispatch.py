@@ -35,6 +35,10 @@ AWAY_SECONDS = 20.0
 class Dispatch(Watch):
     """A run, and what is done about it."""
 
+    found: Assignment | None = None
+    """Who does what, as of the last look that changed something; `why` it was looked, and when, by the wall's clock."""
+    why = ""
+    assigned_at = 0.0
     _group: TaskGroup | None = None
     _no_device_since: float | None = None
 
@@ -54,6 +58,7 @@ class Dispatch(Watch):
                 group.cancel_scope.cancel()
             await settle(self)
         finally:
+            self.ended_at = self.clock()
             self.ended.set()
 
     def _next_look(self) -> float:
@@ -199,6 +204,7 @@ class Dispatch(Watch):
             else:
                 self._place(s, place)
         if changed:
+            self.found, self.why, self.assigned_at = found, why, self._desk.wall()
             self.events.tell("run.assigned", run=self.id, assignment=changed, why=why, makespan=found.makespan,
                              moved=moved, gain=gain)  # fmt: skip
 
@@ -353,6 +359,8 @@ class Dispatch(Watch):
     def _place(self, s: StepState, place: Placed) -> None:
         s.device = s.home = place.device
         s.predicted, s.thought, s.slow = place, None, False
+        s.planned = s.planned or place
+        s.fraction, s.note = 0.0, ""
         s.epoch += 1
         s.handed.clear()
         s.state, s.told, s.away_since = "waiting", False, None

@@ -116,6 +116,11 @@ class StepState:
     began: float | None = None
     ended: float | None = None
     predicted: Placed | None = None
+    planned: Placed | None = None
+    """As it was predicted first."""
+    fraction: float = 0.0
+    note: str = ""
+    """How far it is, and in what, as its device told last."""
     thought: float | None = None
     """How long it was to take, of one that takes longer: then `predicted` is what is thought by now."""
     asked: bool = False
@@ -167,6 +172,9 @@ class Run:
         self._wake = new_wake()
         self._reports: deque[tuple[str, Mapping[str, Any], float]] = deque()
         self.began = self.clock()
+        self.offset = desk.wall() - self.began
+        """Of wall time from this device's clock."""
+        self.ended_at: float | None = None
         self._deadline = None if plan.deadline_ms is None else self.began + plan.deadline_ms / 1000
         self._replan = ""
         self._cancelling = False
@@ -259,8 +267,9 @@ class Run:
         """A device tells how far a step is."""
         s = self.steps.get(content["step"])
         if s is not None and device == s.device and content["epoch"] == s.epoch and not s.final:
-            fraction = min(1.0, max(0.0, float(content["fraction"])))  # also of what is no number
-            self.tell("step.progress", s, fraction=fraction, note=clean(content["note"], 200))
+            s.fraction = min(1.0, max(0.0, float(content["fraction"])))  # also of what is no number
+            s.note = clean(content["note"], 200)
+            self.tell("step.progress", s, fraction=s.fraction, note=s.note)
 
     def _again(self, s: StepState, state: str) -> bool:
         """Try a failed step once more, where that can help and cannot double anything."""

@@ -31,6 +31,7 @@ from .core.identity import CERTIFICATE, Identity
 from .core.journal import Journal
 from .core.node import Node
 from .core.skill import Pack
+from .feed import Feed
 from .guard import StallGuard
 from .keeper import RosterKeeper
 from .log import Log
@@ -42,7 +43,7 @@ from .transports.addresses import local_addresses, watch_addresses
 from .transports.discovery import Candidates, Discovery, Found
 from .transports.tls import TlsTransport
 from .trust_verbs import TrustVerbs
-from .verbs import Verbs
+from .verbs import READING, Verbs
 
 RELOADED: Final = ("name", "packs", "peers")
 """Settings that SIGHUP changes at once, of packs only files; the others wait for a restart."""
@@ -195,9 +196,14 @@ class Daemon:
                 group.start_soon(self._obey, signals, group.cancel_scope)
                 async with self._living(node):
                     self._discovery = self._discover(candidates)
-                    verbs = {**Verbs(node, about).table(), **TrustVerbs(node, self._roster_changed).table()}
+                    own = Verbs(node, about, Feed(node))
+                    verbs = {**own.table(), **TrustVerbs(node, self._roster_changed).table()}
                     control = ControlServer(verbs, self._fault)
-                    async with control.serve(places.socket_of(config.state)):
+                    looking = ControlServer({verb: verbs[verb] for verb in READING}, self._fault)
+                    async with (
+                        control.serve(places.socket_of(config.state)),
+                        looking.serve(places.socket_of(config.state, read_only=True)),
+                    ):
                         self._ready()
                         group.start_soon(self._keep_found)
                         group.start_soon(self._watchdog)

@@ -15,6 +15,8 @@ from .core.errors import UsageError
 SYSTEM: Final = Path("/etc/slipstream/config.toml")
 PROJECT: Final = "slipstream.toml"
 SOCKET: Final = "rw.sock"
+READ_SOCKET: Final = "ro.sock"
+"""Where nothing can be changed."""
 JOURNAL: Final = "journal.db"
 LOCK: Final = "lock"
 AUDIT: Final = "audit.log"
@@ -70,20 +72,21 @@ def default_state(env: Mapping[str, str] = os.environ) -> Path:
     return _home(env, "XDG_STATE_HOME", ".local/state") / "slipstream"
 
 
-def socket_of(state: Path, env: Mapping[str, str] = os.environ) -> Path:
-    """The control socket of the daemon with that state folder.
+def socket_of(state: Path, env: Mapping[str, str] = os.environ, *, read_only: bool = False) -> Path:
+    """The control socket of the daemon with that state folder, or the one on which nothing can be changed.
 
     It lies in a folder of its own below XDG_RUNTIME_DIR, named after the state folder, or else in the state folder.
     """
     runtime = env.get("XDG_RUNTIME_DIR")
+    name = READ_SOCKET if read_only else SOCKET
     if not runtime:
-        return state / SOCKET
+        return state / name
     from zlib import crc32
 
     base = Path(runtime) / "slipstream"
     if state == default_state(env):
-        return base / SOCKET
-    return base / f"{state.name[:20]}-{crc32(os.fsencode(state)):08x}" / SOCKET
+        return base / name
+    return base / f"{state.name[:20]}-{crc32(os.fsencode(state)):08x}" / name
 
 
 def short_path(path: Path) -> tuple[str, int | None]:

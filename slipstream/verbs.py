@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import aclosing
 from functools import partial
 from typing import Any, Final
 
@@ -19,17 +20,27 @@ from .core.errors import Cancelled, UsageError
 from .core.events import Event
 from .core.node import Node
 from .core.skill import nearest
+from .feed import Feed, Viewer
 
 PING_SECONDS: Final = 3.0
+RATES: Final = (0.2, 20.0)
+"""Frames a second that a monitor may ask for."""
 ASKED_SECONDS: Final = 90.0
 """Deadline of a call that names none, of a skill that a person may have to allow first."""
+
+
+READING: Final = (
+    "status", "devices", "devices.show", "skills", "skills.show", "plan", "runs", "runs.show", "events", "watch",
+    "consent.list", "consent.grants", "policy.explain",
+)  # fmt: skip
+"""The verbs that change nothing, by name: all that there is on the socket for reading."""
 
 
 class Verbs:
     """The verbs of one daemon; `about` is what it says of itself beside the node's own facts."""
 
-    def __init__(self, node: Node, about: Mapping[str, Any]) -> None:
-        self._node, self._about = node, about
+    def __init__(self, node: Node, about: Mapping[str, Any], feed: Feed) -> None:
+        self._node, self._about, self._feed = node, about, feed
         self._began = node.wall()
 
     def table(self) -> dict[str, Verb]:
@@ -39,7 +50,7 @@ class Verbs:
             "devices.ping": self._ping, "devices.forget": self._forget, "skills": self._skills,
             "skills.show": self._skill, "call": self._call, "plan": self._plan, "run": self._run,
             "runs": self._runs, "runs.show": self._show, "runs.cancel": self._cancel, "runs.resume": self._resume,
-            "events": self._events,
+            "events": self._events, "watch": self._watch,
         }  # fmt: skip
 
     # -- this device, and others ---------------------------------------------------------------------------------------
@@ -257,6 +268,17 @@ class Verbs:
         finally:
             stop()
         raise AssertionError("sleep_forever ended")
+
+    async def _watch(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
+        """What there is and what changes, in frames (feed.py), until the client hangs up: `rate` a second at most."""
+        rate = _optional(args, "rate", int, float) or 4.0
+        if not RATES[0] <= rate <= RATES[1]:
+            raise UsageError(f"rate {rate:g} is not from {RATES[0]:g} to {RATES[1]:g}", "", "4", field="rate")
+        kinds = tuple(map(str, _optional(args, "kinds", list) or ("",)))
+        async with aclosing(self._feed.frames(Viewer(self._feed, kinds=kinds), rate)) as frames:
+            async for frame in frames:
+                await talk.send(**frame)
+        raise AssertionError("frames ended")
 
 
 def _tell(talk: Talk, kinds: tuple[str, ...], names: Callable[[str], str], event: Event) -> None:
