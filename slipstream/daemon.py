@@ -39,6 +39,7 @@ from .machine import machine
 from .notify import notify, watchdog_seconds
 from .policy_source import PolicyFile
 from .skills import load as load_packs
+from .trace import Recorder
 from .transports.addresses import local_addresses, watch_addresses
 from .transports.discovery import Candidates, Discovery, Found
 from .transports.tls import TlsTransport
@@ -196,7 +197,9 @@ class Daemon:
                 group.start_soon(self._obey, signals, group.cancel_scope)
                 async with self._living(node):
                     self._discovery = self._discover(candidates)
-                    own = Verbs(node, about, Feed(node))
+                    feed = Feed(node)
+                    recorder = Recorder(node, feed, config.state)
+                    own = Verbs(node, about, feed)
                     verbs = {**own.table(), **TrustVerbs(node, self._roster_changed).table()}
                     control = ControlServer(verbs, self._fault)
                     looking = ControlServer({verb: verbs[verb] for verb in READING}, self._fault)
@@ -205,6 +208,7 @@ class Daemon:
                         looking.serve(places.socket_of(config.state, read_only=True)),
                     ):
                         self._ready()
+                        group.start_soon(recorder.run)
                         group.start_soon(self._keep_found)
                         group.start_soon(self._watchdog)
                         group.start_soon(self._forget_old)

@@ -43,14 +43,19 @@ Row = dict[str, Any]
 
 
 class Viewer:
-    """One that is shown things; `wants(key)` and `kinds` (beginnings of events' kinds) say which."""
+    """One that is shown things; `wants(key)` and `kinds` (beginnings of events' kinds) say which.
+
+    Of the events that the node still knows, those after number `since` are in its first frame.
+    """
 
     def __init__(
-        self, feed: Feed, wants: Callable[[str], bool] = lambda key: True, kinds: tuple[str, ...] = ("",)
+        self, feed: Feed, wants: Callable[[str], bool] = lambda key: True, kinds: tuple[str, ...] = ("",),
+        since: int = 0,
     ) -> None:  # fmt: skip
         self._feed, self._wants, self._kinds = feed, wants, kinds
         self._marked: dict[str, None] = {}
-        self._events: deque[Event] = deque()
+        known = [e for e in feed.node.events.recent if e.seq > since and e.kind.startswith(kinds)]
+        self._events: deque[Event] = deque(known[-KEEP:])
         self._missed = 0
         self._seq = 0
         self._news = anyio.Event()

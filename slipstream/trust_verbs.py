@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from msgpack import packb
 
-from . import arguments
 from .control_server import Talk, Verb
+from .core import arguments
 from .core.consent_table import Request
 from .core.errors import NoDevice, UsageError
 from .core.gate import Caller

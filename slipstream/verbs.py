@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import anyio
 
-from . import arguments
 from . import plan_view as view
 from .control_server import Talk, Verb
+from .core import arguments
 from .core import plan as plans
 from .core.device import Device
 from .core.dispatch import Dispatch
@@ -275,7 +275,8 @@ class Verbs:
         if not RATES[0] <= rate <= RATES[1]:
             raise UsageError(f"rate {rate:g} is not from {RATES[0]:g} to {RATES[1]:g}", "", "4", field="rate")
         kinds = tuple(map(str, _optional(args, "kinds", list) or ("",)))
-        async with aclosing(self._feed.frames(Viewer(self._feed, kinds=kinds), rate)) as frames:
+        since = _optional(args, "since", int) or 0
+        async with aclosing(self._feed.frames(Viewer(self._feed, kinds=kinds, since=since), rate)) as frames:
             async for frame in frames:
                 await talk.send(**frame)
         raise AssertionError("frames ended")

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any, Final
 
 from ..core.errors import UsageError
@@ -26,11 +27,20 @@ def request(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UsageError: it is too large, cannot be read, or is no JSON.
     """
-    plan = _parse(args.file, _read(args.file))
+    return read_plan(args.file, pairs(args.input, "--input city=Munich"))
+
+
+def read_plan(file: str, typed: Mapping[str, str]) -> dict[str, Any]:
+    """The same of a file and of values as they were typed.
+
+    Raises:
+        UsageError: as above.
+    """
+    plan = _parse(file, _read(file))
     defaults = plan.get("inputs") if isinstance(plan, dict) else None
     inputs = {
         name: _typed(value, (defaults or {}).get(name) if isinstance(defaults, dict) else None)
-        for name, value in pairs(args.input, "--input city=Munich").items()
+        for name, value in typed.items()
     }
     return {"plan": plan, "inputs": inputs}
 

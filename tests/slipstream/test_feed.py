@@ -143,7 +143,7 @@ async def test_a_device_that_leaves_stays_a_row_and_says_when_it_was_seen() -> N
 async def test_a_viewer_that_takes_nothing_costs_a_bounded_buffer_and_is_told_what_it_missed() -> None:
     async with testing.mesh("phone", skills={"phone": [work_slow]}) as m:
         feed = Feed(m["phone"])
-        viewer, board = Viewer(feed), Board()
+        viewer, board = Viewer(feed, since=m["phone"].events.seq), Board()
         close = feed.open(viewer)
         board.take(viewer.frame())
         for i in range(KEEP + 25):

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .core import schema as js
-from .core.errors import UsageError
+from . import schema as js
+from .errors import UsageError
 
 
 def read(skill: str, schema: Mapping[str, Any], text: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def read(skill: str, schema: Mapping[str, Any], text: Mapping[str, Any]) -> dict
             raise UsageError(f"{skill}: {name} should be text as it was typed", skill=skill, field=name)
         known = schema.get("properties", {})
         if name not in known:
-            from .core.skill import nearest
+            from .skill import nearest
 
             have = f"it takes {', '.join(known)}" if known else "it takes no arguments"
             raise UsageError(f"{skill}: {name} is unknown", have, nearest(name, known), skill=skill, field=name)
