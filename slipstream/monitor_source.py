@@ -21,7 +21,8 @@ from .places import short_path, socket_of
 
 DEPTH: Final = 3
 FILES: Final = 200
-"""How deep, and how many plan files are looked for."""
+ITEMS: Final = 1000
+"""How deep, and how many plan files are looked for; how many items of an answer are kept."""
 
 
 class DaemonSource:
@@ -79,18 +80,21 @@ class DaemonSource:
                 yield line
 
     async def ask(self, verb: str, args: Mapping[str, Any], seconds: float = ANSWER_SECONDS) -> dict[str, Any]:
-        """Ask something; the answer.
+        """Ask something; the answer, with what came on the way as `items`.
 
         Raises:
             SlipError: the daemon refuses, or there is none.
         """
         try:
+            items = []
             async with asyncio.timeout(seconds), self._asked(verb, args) as reader:
                 while (line := await _line(reader)) is not None:
                     if line.get("end"):
                         if "error" in line:
                             raise from_wire(line["error"])
-                        return line
+                        return line | ({"items": items} if items else {})
+                    if "item" in line and len(items) < ITEMS:
+                        items.append(line["item"])
         except TimeoutError:
             raise TimedOut(f"the daemon did not answer {verb}", f"within {seconds:g} s", "slip doctor") from None
         raise NotRunning("the daemon went away", "before it answered", "slip up")

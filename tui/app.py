@@ -187,7 +187,7 @@ class Monitor(App[None]):
                 self._try(self._list_traces())
             case Do("open", run) if self._source is not None:
                 self._try(self._open(run))
-            case Do("start") if self._previewed is not None:
+            case Do("start") if self._previewed is not None and not self.ui.read_only:
                 self._try(self._start(self._previewed))
 
     def _files(self) -> Sequence[str]:
@@ -249,6 +249,8 @@ class Monitor(App[None]):
             self._ask(args["request"])
         elif self._source is None:
             self._say("a recorded run can only be looked at", "bad")
+        elif ui.read_only and verb not in ("run", "plan"):
+            self._say(f"READ-ONLY: no {verb}; slip monitor, without --read-only", "bad")
         elif verb in ("run", "plan"):
             self._try(self._preview(args["file"], command.inputs))
         elif verb == "call":
@@ -286,7 +288,8 @@ class Monitor(App[None]):
         self._say(f"{skill} runs ...", "busy")
         args = {"skill": skill, "args": dict(given), "text": dict(typed)} | ({"on": on} if on else {})
         answer = await self._source.ask("call", args, seconds=CALL_SECONDS)
-        shown = {"on": answer.get("device"), "outcome": answer.get("outcome"), "value": answer.get("value")}
+        value = answer.get("items", answer.get("value"))
+        shown = {"on": answer.get("device"), "outcome": answer.get("outcome"), "value": value}
         self._show(skill, shown)
 
     async def _ask_daemon(self, verb: str, args: Mapping[str, str]) -> None:
@@ -322,8 +325,11 @@ class Monitor(App[None]):
             stands = harmless(await self._source.ask("consent.answer", {"id": request, "answer": answer}))
         except SlipError as error:
             self._consents.failed(request)
-            return "; ".join(part for part in (error.what, error.why) if part)
-        return f"{stands.get('by')} said {stands.get('answer')}"
+            said, style = plain("; ".join(part for part in (error.what, error.why) if part)), "bad"
+        else:
+            said, style = f"{stands.get('by')} said {stands.get('answer')}", "good"
+        self._say(said, style)
+        return said
 
     # -- recorded runs -------------------------------------------------------------------------------------------------
 

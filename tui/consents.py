@@ -53,6 +53,7 @@ class Consents:
         self._shown_at = inf
         self._told_until = -inf
         self._row: Row = {}
+        self._wrong = False
         self._answered: set[str] = set()
         """What this monitor answered already, and the daemon has not taken away yet."""
 
@@ -112,7 +113,7 @@ class Consents:
         if answer is None:
             return None
         if answer in ("once", "always") and self._row.get("effect") == "physical":
-            self.wanted, self.typed = answer, ""
+            self.wanted, self.typed, self._wrong = answer, "", False
             return None
         return self._answer(answer)
 
@@ -125,9 +126,9 @@ class Consents:
         elif key == "enter":
             if self.typed == name and name:
                 return self._answer(self.wanted)
-            self.typed = ""
+            self.typed, self._wrong = "", True
         elif len(key) == 1 and len(self.typed) < 100:
-            self.typed += key
+            self.typed, self._wrong = self.typed + key, False
         elif key == "space":
             self.typed += " "
         return None
@@ -179,6 +180,8 @@ class Consents:
         elif self.wanted:
             lines.append(((f" type the device's name, then enter ({self.wanted}); esc goes back: ", "warn"),
                           (f"{self.typed}▏", "title")))  # fmt: skip
+            if self._wrong:
+                lines.append(((" that is not its name", "bad"),))
         else:
             lines.append(((" y once   a always   n no   N never", "title"), ("   esc later", "dim")))
         if self.told:

@@ -30,7 +30,8 @@ def main(args: argparse.Namespace) -> int:
         from ..monitor_web import serve
 
         command = [sys.executable, "-m", "slipstream", "monitor", "--read-only", "--state", str(state)]
-        return serve([*command, *(["--replay", args.replay] if args.replay else [])], port=args.port)
+        serve([*command, *(["--replay", args.replay] if args.replay else [])], port=args.port)
+        return 0
     if args.json:
         raise UsageError("slip monitor is for people", "it draws on a terminal", "slip events --json", field="json")
     if args.replay is not None:
