@@ -86,7 +86,7 @@ class DaemonSource:
             SlipError: the daemon refuses, or there is none.
         """
         try:
-            items = []
+            items: list[Any] = []
             async with asyncio.timeout(seconds), self._asked(verb, args) as reader:
                 while (line := await _line(reader)) is not None:
                     if line.get("end"):
