@@ -181,8 +181,8 @@ def _texts(value: object) -> list[str]:
 
 def complete(board: Board, text: str, files: Callable[[], Sequence[str]]) -> list[Completion]:
     """What the last word of a line may become, the likeliest first; `files` lists plan files."""
-    before, space, last = text.rpartition(" ")
-    if not space:
+    before, _, last = text.lstrip().rpartition(" ")
+    if not before:
         return [Completion(f"{name} " if VERBS[name].words else name, name, VERBS[name].about)
                 for name in _ranked(last, VERBS)]  # fmt: skip
     verb, *rest = before.split()

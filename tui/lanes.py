@@ -65,7 +65,7 @@ def boxes_of(board: Board, run: str, now: float) -> tuple[list[Box], list[str]]:
 def _times(row: Row, now: float) -> tuple[float | None, float | None]:
     began, ended = number(row.get("began")), number(row.get("ended"))
     start, end = number(row.get("start")), number(row.get("end"))
-    state = row.get("state")
+    state = word(row.get("state"))
     planned = row.get("planned")
     if start is None and isinstance(planned, list) and len(planned) == 3:
         start, end = number(planned[1]), number(planned[2])

@@ -265,7 +265,7 @@ def _title(board: Board, run: str, boxes: Sequence[Box], without: Sequence[str],
     row = board.get("run", run)
     state = word(row.get("state")) or "planned"
     began, ended, makespan = number(row.get("began")), number(row.get("ended")), number(row.get("makespan"))
-    over = sum(box.row.get("state") in ENDED for box in boxes)
+    over = sum(word(box.row.get("state")) in ENDED for box in boxes)
     glyph, style = GLYPHS.get(state, ("·", "accent"))
     took = "" if began is None else duration((now if ended is None else ended) - began)
     thought = f"{took} of about {duration(span.seconds)}" if state == "running" else took or duration(makespan)
