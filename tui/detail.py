@@ -153,7 +153,8 @@ def _error(error: Any, width: int) -> list[Line]:
 
 
 def _candidates(why: Row, width: int) -> list[Line]:
-    candidates = [c for c in why.get("candidates") or () if isinstance(c, Mapping)] if why else []
+    raw = why.get("candidates")
+    candidates = [c for c in raw if isinstance(c, Mapping)] if isinstance(raw, list) else []
     refused = why.get("refused")
     lines: list[Line] = []
     if candidates:

@@ -23,7 +23,7 @@ VALUES = st.recursive(
 NAMES = st.sampled_from([
     "id", "name", "kind", "state", "via", "rtt_ms", "bandwidth", "battery", "charging", "load", "slots", "skills",
     "seen", "names", "run", "step", "skill", "device", "needs", "began", "ended", "start", "end", "planned", "attempt",
-    "fraction", "note", "why", "error", "size", "candidates", "refused", "from", "to", "phases", "bytes", "owner_before", "goal",
+    "fraction", "note", "why", "error", "size", "candidates", "refused", "from", "to", "phases", "bytes", "goal",
 ])  # fmt: skip
 ROWS = st.dictionaries(NAMES, VALUES, max_size=20)
 
