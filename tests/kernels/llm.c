@@ -1,6 +1,6 @@
 /* The inference kernels under sanitizers: every instruction set of this processor gives the same bits as the plain C,
  * one token at a time gives the same as many at once, and all of it is what the numbers in the file say. The number at the
- * end is the same on every processor. */
+ * end is the same on every processor; after it, the instruction sets that were compared. */
 #include "llm.h"
 
 #include <math.h>
@@ -317,6 +317,10 @@ int main(void)
         check_rows(n);
     for (int threads = 1; threads <= 4; threads++)
         check_pool(threads);
-    printf("llm kernels: ok, %016llx\n", (unsigned long long)digest);
+    printf("llm kernels: ok, %016llx:", (unsigned long long)digest);
+    for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++)
+        if (llm_kernels(NAMES[i]) != NULL)
+            printf(" %s", NAMES[i]);
+    printf("\n");
     return 0;
 }
