@@ -4,13 +4,14 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV := .uv/bin/uv
 PY := .venv/bin/python
+ORACLE := .venv-oracle/bin/python
 SOURCES := pyproject.toml constraints.txt $(wildcard runtime_ext/*.pyx runtime_ext/*.pxd runtime_ext/kernels/*.[ch] runtime_ext/kernels/llm/*.[ch])
 FUZZED := $(filter-out mutate run test_corpus,$(basename $(notdir $(wildcard tests/fuzz/*.py))))
 CHECKED := -std=gnu11 -g1 -O1 -ffp-contract=off -Wall -Wextra -Wno-sign-conversion -Werror -fsanitize=address,undefined \
 	-fno-sanitize-recover=all
 CODE := core transports skills runtime_ext tui slipstream tests examples
 
-.PHONY: help demo test check bench fuzz format clean
+.PHONY: help demo test check bench fuzz oracle format clean
 
 help: ## what there is to type
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -39,12 +40,15 @@ bench: .stamps/bench ## our figures beside the floor and the peers, from one run
 fuzz: .stamps/fuzz ## what strangers may send, made up with an eye on what our code does with it: SECONDS=60 each
 	@for name in $(FUZZED); do $(PY) tests/fuzz/run.py $$name --seconds $(or $(SECONDS),60) || exit 1; done
 
+oracle: .stamps/oracle ## our figures beside those of transformers, llama.cpp and tokenizers; the C cores on an emulated ARM
+	@PYTHONPATH=. $(ORACLE) -m pytest -s -rs tests/oracle tests/kernels tests/runtime_ext/test_tokens.py $(ARGS)
+
 format: .stamps/dev ## put the code into its form
 	@.venv/bin/ruff check --quiet --fix $(CODE) || true
 	@.venv/bin/ruff format --quiet $(CODE)
 
 clean: ## remove everything that was built
-	rm -rf .venv .uv .stamps build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oracle .uv .stamps build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find runtime_ext -name '*.so' -delete
 
 $(UV):
@@ -63,4 +67,11 @@ $(UV):
 
 .stamps/fuzz: .stamps/dev
 	@VIRTUAL_ENV=.venv $(UV) pip install --quiet --group fuzz -c constraints.txt
+	@mkdir -p .stamps && touch $@
+
+# pip and not uv: its settings say where this machine has torch without CUDA
+.stamps/oracle: .stamps/dev
+	@echo "setting up: torch, transformers, llama.cpp from source (several minutes) ..."
+	@test -x $(ORACLE) || $(UV) venv --quiet --seed --python $(PY) .venv-oracle
+	@$(ORACLE) -m pip install --quiet --disable-pip-version-check --group oracle
 	@mkdir -p .stamps && touch $@

@@ -125,7 +125,9 @@ def test_logits_are_those_of_transformers(
     session, rows = ours(made(arch, "F32", extra, factors), TOKENS)
     here, there = torch.tensor(rows), theirs(models, arch, rope, rest, over(kept(session)))
     assert there.std() > 1  # it says something
-    assert (here - there).abs().max() < CLOSE
+    apart = float((here - there).abs().max())
+    print(f"{case}: logits at most {apart:.1e} apart")
+    assert apart < CLOSE
 
 
 @pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3"])
@@ -133,4 +135,6 @@ def test_halves_change_logits_by_less_than_a_hundredth(
     arch: str, models: ModuleType, made: Callable[..., Path], ours: Callable[..., Ours]
 ) -> None:
     _, rows = ours(made(arch, "F32"), TOKENS)
-    assert CLOSE < (torch.tensor(rows) - theirs(models, arch, {}, {})).abs().max() < 0.01
+    apart = float((torch.tensor(rows) - theirs(models, arch, {}, {})).abs().max())
+    print(f"{arch}, their keys and values in floats: logits at most {apart:.1e} apart")
+    assert CLOSE < apart < 0.01
