@@ -47,7 +47,7 @@ class Built:
     def said(self, cpu: str | None = None) -> str:
         """Its output here, or on an ARM processor."""
         command = [str(self.here)] if cpu is None else [str(QEMU), "-cpu", cpu, str(self.arm)]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 @pytest.fixture(scope="module")
