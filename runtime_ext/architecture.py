@@ -7,7 +7,6 @@ they are the same on every device.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Context, Decimal
 from math import ceil, floor
 from typing import Any, Final, NamedTuple
 
@@ -18,8 +17,6 @@ SUPPORTED: Final = ("llama", "qwen2", "qwen3")
 HEAD_LIMIT: Final = 512
 SIZE_LIMIT: Final = 1 << 20
 """Of any dimension but the vocabulary, whose limit is four times that."""
-_EXACT: Final = Context(prec=40)
-_TURN: Final = Decimal("6.283185307179586476925286766559005768394")
 
 
 class ModelError(ValueError):
@@ -158,9 +155,11 @@ def _rotation(gguf: Gguf, get: _Keys, a: str, turned: int) -> tuple[tuple[float,
 
     Source: rotary embedding (Su et al., 2021), linear and YaRN scaling (Peng et al., 2023), and factors in the file.
     """
-    base = Decimal(get.number(a + "rope.freq_base", 10_000.0))
-    log = base.ln(_EXACT)
-    plain = [float(_EXACT.exp(-log * (2 * i) / turned)) for i in range(turned // 2)]
+    from decimal import Context, Decimal  # a millisecond that only a load needs
+
+    exact, turn = Context(prec=40), Decimal("6.283185307179586476925286766559005768394")
+    log = Decimal(get.number(a + "rope.freq_base", 10_000.0)).ln(exact)
+    plain = [float(exact.exp(-log * (2 * i) / turned)) for i in range(turned // 2)]
     factors = tensor(gguf, "rope_freqs.weight", turned // 2, optional=True)
     if factors is not None:
         if factors.type != "F32":
@@ -181,11 +180,11 @@ def _rotation(gguf: Gguf, get: _Keys, a: str, turned: int) -> tuple[tuple[float,
 
     def pair(turns: int) -> Decimal:
         """The pair that turns so often within the context that the model was trained for."""
-        return turned * (Decimal(before) / (turns * _TURN)).ln(_EXACT) / (2 * log)
+        return turned * (Decimal(before) / (turns * turn)).ln(exact) / (2 * log)
 
     low = max(floor(pair(32)), 0)
     high = min(ceil(pair(1)), turned - 1)
     ramp = [min(max((i - low) / max(high - low, 0.001), 0.0), 1.0) for i in range(turned // 2)]
     scaled = tuple(f * (1.0 - r) + f / factor * r for f, r in zip(plain, ramp, strict=True))
-    attention = float(1 + Decimal("0.1") * Decimal(factor).ln(_EXACT)) if factor > 1 else 1.0
+    attention = float(1 + Decimal("0.1") * Decimal(factor).ln(exact)) if factor > 1 else 1.0
     return scaled, attention * get.number(a + "rope.scaling.attn_factor", 1.0)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import heapify, heappop, heappush
-from itertools import chain, pairwise
+from itertools import chain, compress, pairwise
 from typing import Any, Final
 
 try:
@@ -236,8 +236,10 @@ class Tokenizer:
     @cached_property
     def _ids(self) -> dict[str, int]:
         """Ids by text, of what ordinary text may become."""
-        odd = self._odd
-        return {text: i for i, text in enumerate(self.tokens) if i not in odd}
+        ordinary = bytearray(b"\1") * self.size
+        for i in self._odd:
+            ordinary[i] = 0
+        return dict(compress(zip(self.tokens, range(self.size), strict=True), ordinary))
 
     @cached_property
     def _ranks(self) -> Mapping[str, int]:
