@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..core.errors import SlipError, UsageError
+from ..runtime_ext.memory import available
 from . import output
 from .parsing import need, seconds
 
@@ -132,15 +133,6 @@ class Memory(NamedTuple):
     def kept(self, context: int) -> int:
         """What cannot be given back while so many tokens are held."""
         return self.packed + context * self.kv_token
-
-
-def available(meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """Bytes that can be had without swapping (proc(5), MemAvailable); None where nobody tells."""
-    try:
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return None
 
 
 def size(count: float) -> str:

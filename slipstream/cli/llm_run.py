@@ -22,8 +22,9 @@ from ..core.device import clean
 from ..core.energy import Drain
 from ..core.errors import UsageError
 from ..machine import machine
+from ..runtime_ext.memory import available
 from . import output
-from .llm import RUN, Memory, available, explained, opened, processors, size
+from .llm import RUN, Memory, explained, opened, processors, size
 from .parsing import need
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ import anyio.lowlevel
 
 from slipstream.core.errors import Refused, SkillFailed, UsageError
 from slipstream.core.skill import Catalogue, Context, spec_of
-from slipstream.runtime_ext.generate import Generation
+from slipstream.runtime_ext.generate import Generation, Options
+from slipstream.runtime_ext.model import Session
 from slipstream.runtime_ext.reply import Reader
 from slipstream.skills.packs.llm import local, pack
 from slipstream.skills.packs.llm.backend import GUESSED, READ
@@ -101,6 +102,28 @@ async def test_a_conversation_is_gone_on_with_where_it_was_though_others_were_be
     assert first[-1].usage is not None
     assert again is not None
     assert again.reused_tokens >= first[-1].usage.prompt_tokens
+
+
+async def test_each_token_of_an_answer_has_its_chance_if_asked_for(engine: Engine) -> None:
+    pieces = await answer(engine, max_tokens=6, logprobs=3)
+    chances = [chance for piece in pieces for chance in piece.chances]
+    assert len(chances) == 6
+    assert b"".join(chance.token for chance in chances).decode(errors="replace").strip() == text(pieces)
+    for chance in chances:
+        assert [chance.token, chance.logprob] == list(chance.likeliest[0])  # at temperature 0
+        assert 0 > chance.likeliest[0][1] >= chance.likeliest[1][1] >= chance.likeliest[2][1]
+    assert not [piece for piece in await answer(engine, max_tokens=6) if piece.chances]
+
+
+async def test_a_text_is_gone_on_with_as_it_is(engine: Engine) -> None:
+    pieces = [piece async for piece in engine.complete("Where is the car?", max_tokens=6)]
+    prompt = engine._tokenizer.encode("Where is the car?")
+    expected = Generation(Session(engine._model), engine._tokenizer, prompt, Options(max_tokens=6))
+    assert text(pieces) == text(list(expected)) != ""
+    assert pieces[-1].usage is not None
+    assert pieces[-1].usage.prompt_tokens == len(prompt)
+    with pytest.raises(UsageError):
+        [piece async for piece in engine.complete("Hello", max_tokens=0)]
 
 
 async def test_conversations_that_are_kept_are_few(engine: Engine) -> None:

@@ -27,6 +27,7 @@ from slipstream.core.energy import Drain
 from slipstream.runtime_ext.architecture import Shape
 from slipstream.runtime_ext.generate import Generation, Options
 from slipstream.runtime_ext.gguf import Gguf
+from slipstream.runtime_ext.memory import available
 from slipstream.runtime_ext.model import BLOCK_TOKENS, Model, Session
 from slipstream.runtime_ext.tokens import Tokenizer
 
@@ -235,8 +236,8 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(
 
 def test_what_is_free_is_what_linux_tells_or_unknown(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_text("MemTotal:  9 kB\nMemAvailable:       7 kB\n")
-    assert llm.available(tmp_path / "meminfo") == 7168
-    assert llm.available(tmp_path / "none") is None
+    assert available(tmp_path / "meminfo") == 7168
+    assert available(tmp_path / "none") is None
 
 
 @pytest.mark.parametrize("library", ["regex", "jinja2"])

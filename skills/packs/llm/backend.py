@@ -13,8 +13,9 @@ from pydantic import Field, field_validator
 
 from ....core.errors import Refused, SlipError, UsageError
 from ....core.skill import nearest
+from ....runtime_ext.memory import available
 from ..simulated import Settings, read_settings
-from .local import CONTEXT, Card, Engine, Progress, available, card, fits
+from .local import CONTEXT, Card, Engine, Progress, card, fits
 
 GUESSED: Final = 128
 """Tokens of an answer, until durations are learned."""

@@ -22,6 +22,7 @@ import anyio
 from anyio import from_thread, to_thread
 
 from ....core.errors import Refused, SkillFailed, UsageError
+from ....runtime_ext.memory import available
 
 if TYPE_CHECKING:
     from ....runtime_ext.chat import Template
@@ -71,6 +72,15 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Chance:
+    """How likely a token was: its bytes, the natural logarithm of its probability, and the likeliest in its place."""
+
+    token: bytes
+    logprob: float
+    likeliest: tuple[tuple[bytes, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """What is new of an answer; the last one says why it ended and what it took."""
 
@@ -79,6 +89,8 @@ class Piece:
     calls: tuple[Call, ...] = ()
     problems: tuple[Problem, ...] = ()
     """What was meant as a call and is none."""
+    chances: tuple[Chance, ...] = ()
+    """Of a pass's tokens, if asked for: they come before what the tokens say is certain."""
     finish: Finish | None = None
     usage: Usage | None = None
 
@@ -160,13 +172,14 @@ class Engine:
     async def chat(
         self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None,
         schema: Mapping[str, Any] | None = None, max_tokens: int = 512, temperature: float = 0.0, top_p: float = 1.0,
-        seed: int | None = None, stop: Sequence[str] = (), deadline: float | None = None,
+        seed: int | None = None, stop: Sequence[str] = (), logprobs: int | None = None, deadline: float | None = None,
         max_joules: float | None = None, meter: Callable[[], float | None] | None = None,
     ) -> AsyncGenerator[Piece, None]:  # fmt: skip
         """Answer a conversation (OpenAI's messages and tools), piece by piece; close it early to cancel.
 
-        `schema`: a JSON schema that the whole text fits. `deadline`: seconds from now, waiting for other answers
-        included. `meter` tells the joules that this device has used so far.
+        `schema`: a JSON schema that the whole text fits. `logprobs`: tell each token's chance, and so many of the
+        likeliest in its place. `deadline`: seconds from now, waiting for other answers included. `meter` tells the
+        joules that this device has used so far.
 
         Raises:
             UsageError: messages, tools, schema or options will not do.
@@ -176,13 +189,40 @@ class Engine:
         if tools and schema is not None:
             raise UsageError("tools and a schema cannot go together", "an answer is a call or fits the schema",
                              "ask for one of them", field="schema")  # fmt: skip
+        options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed,
+                   "stop": tuple(stop), "logprobs": logprobs}  # fmt: skip
         until = None if deadline is None else anyio.current_time() + deadline
         budget = _Budget(max_joules, meter)
         budget.begin()
-        options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed,
-                   "stop": tuple(stop)}  # fmt: skip
         with _explained(self.path):
             prompt, thinking = await to_thread.run_sync(self._prompt, messages, tools, schema is not None)
+        reader = self._reader(tools, schema, thinking)
+        async with aclosing(self._answer(prompt, schema, reader, options, until, budget)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def complete(
+        self, text: str, *, max_tokens: int = 512, temperature: float = 0.0, top_p: float = 1.0,
+        seed: int | None = None, stop: Sequence[str] = (), logprobs: int | None = None,
+    ) -> AsyncGenerator[Piece, None]:  # fmt: skip
+        """Go on with a text that is no conversation: no template, nothing taken apart; close it early to cancel.
+
+        Raises:
+            UsageError: text or options will not do.
+            Refused: memory is short.
+        """
+        options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed,
+                   "stop": tuple(stop), "logprobs": logprobs}  # fmt: skip
+        prompt = await to_thread.run_sync(self._tokenizer.encode, text)
+        async with aclosing(self._answer(prompt, None, None, options, None, _Budget(None, None))) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _answer(
+        self, prompt: list[int], schema: Mapping[str, Any] | None, reader: Reader | None, options: dict[str, Any],
+        until: float | None, budget: _Budget,
+    ) -> AsyncGenerator[Piece, None]:  # fmt: skip
+        """What the model says after a prompt, once nobody else is answered."""
         with anyio.CancelScope(deadline=math.inf if until is None else until) as waiting:
             await self._turn.acquire()
         if waiting.cancelled_caught:
@@ -193,7 +233,7 @@ class Engine:
             left = None if until is None else max(0.0, until - anyio.current_time())
             with _explained(self.path):
                 generation = await self._thread(partial(self._begin, prompt, schema, options | {"deadline": left}))
-            async with aclosing(self._pieces(generation, self._reader(tools, schema, thinking), budget)) as pieces:
+            async with aclosing(self._pieces(generation, reader, budget)) as pieces:
                 async for piece in pieces:
                     yield piece
         finally:
@@ -209,6 +249,8 @@ class Engine:
                     passed = await self._thread(partial(next, generation, None))
                 if passed is None:
                     break
+                if passed.logprobs:
+                    yield Piece(chances=self._chances(passed))
                 for piece in _read(passed, reader):
                     yield piece
                 over = budget.over()
@@ -234,6 +276,13 @@ class Engine:
         yield Piece(finish=finish, usage=Usage(
             usage.prompt, usage.reused, usage.generated, usage.prefill, usage.decode, budget.used(),
         ))  # fmt: skip
+
+    def _chances(self, passed: Passed) -> tuple[Chance, ...]:
+        piece = self._tokenizer.piece
+        return tuple(
+            Chance(piece(token), chance.logprob, tuple((piece(other), value) for other, value in chance.likeliest))
+            for token, chance in zip(passed.tokens, passed.logprobs, strict=True)
+        )
 
     async def _thread(self, call: Callable[[], Any]) -> Any:
         """Make a call in a thread, alone; whoever is cancelled does not wait for its end."""
@@ -319,15 +368,6 @@ def fits(card: Card, context: int) -> None:
             f"it needs {card.needs(context) / 1e9:.1f} GB for {context} tokens, and {room / 1e9:.1f} GB are free",
             "take a smaller model, or set a smaller context for the pack llm",
         )
-
-
-def available(meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """Bytes that can be had without swapping (proc(5), MemAvailable); None where nobody tells."""
-    try:
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return None
 
 
 class _Progress:
