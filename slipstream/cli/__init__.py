@@ -30,7 +30,7 @@ VERBS: Final = {
     "new": "scaffold: new skill NAME",
     "dev": "hot reload, with a simulated phone and car",
     "demo": "the tour, no hardware needed",
-    "llm": "run a model file here: run, info",
+    "llm": "run a model file here: run, info, serve",
     "bench": "measure this device and its links",
     "policy": "show, check, or explain what others may do here",
     "config": "get, set, check, show where from",

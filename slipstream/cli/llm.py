@@ -1,4 +1,4 @@
-"""`slip llm`: a model file, run here: without a daemon, without a network."""
+"""`slip llm`: a model file, run here: without a daemon; what is served is on this machine unless said otherwise."""
 
 from __future__ import annotations
 
@@ -27,9 +27,14 @@ _IN_PLACE: Final = ("F32", "F16", "BF16", "Q8_0")
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
-    parser.add_argument("action", choices=("run", "info"), help="generate text, or say what a file holds")
+    parser.add_argument(
+        "action", choices=("run", "info", "serve"), help="generate text, say what a file holds, or serve other programs"
+    )
     parser.add_argument("model", nargs="?", metavar="MODEL.gguf")
-    parser.add_argument("prompt", nargs="?", help="run: what is said to the model; - reads it from stdin")
+    parser.add_argument(
+        "words", nargs="*", metavar="PROMPT", help="run: what is said to the model; - reads it from stdin. "
+        "serve: more model files",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, metavar="N", help="processors to use (default: all that it may)")
     parser.add_argument("--context", type=int, metavar="N", help="tokens of prompt and answer (default: as needed)")
     run = parser.add_argument_group("run")
@@ -44,20 +49,32 @@ def add(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--top-k", type=int, default=0, metavar="K")
     run.add_argument("--min-p", type=float, default=0.0, metavar="P")
     run.add_argument("--seed", type=int, metavar="N", help="the same answer again (default: another one each time)")
+    serve = parser.add_argument_group("serve", "OpenAI's protocol: /v1/chat/completions, /v1/completions, /v1/models")
+    serve.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="listen there (default: 127.0.0.1)")
+    serve.add_argument("--port", type=int, default=8080, metavar="N", help="0 takes a free one (default: 8080)")
+    key = serve.add_mutually_exclusive_group()
+    key.add_argument("--key-file", metavar="FILE", help="answer only who shows the key in it")
+    key.add_argument("--key-env", metavar="NAME", help="the same, with the key in an environment variable")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run, or tell."""
+    """Run, tell, or serve."""
     path = Path(need(args.model, "model", f"slip llm {args.action} MODEL.gguf"))
     for name, most, usual in (("threads", 256, 2), ("context", 2**31 - 1, 4096)):
         if (given := getattr(args, name)) is not None and not 1 <= given <= most:
             raise UsageError(f"--{name} {given} is not from 1 to {most}", "", f"--{name} {usual}")
+    if args.action == "serve":
+        from .llm_serve import serve
+
+        return serve([path, *map(Path, args.words)], args)
     if args.action == "run":
         from .llm_run import run
 
+        if len(args.words) > 1:
+            raise UsageError(f"one prompt is answered, not {len(args.words)}", "quote it as one word", RUN)
         return run(path, args)
-    if args.prompt is not None:
-        raise UsageError(f"slip llm {args.action} has no use for {args.prompt}", "", RUN)
+    if args.words:
+        raise UsageError(f"slip llm {args.action} has no use for {args.words[0]}", "", RUN)
     return _info(path, args)
 
 

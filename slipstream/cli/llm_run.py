@@ -40,7 +40,7 @@ _SHORT: Final = ("length", "context", "deadline", "dead end")
 
 def run(path: Path, args: argparse.Namespace) -> int:
     """Load, generate, and say what it took; 130 if it was interrupted, 1 if JSON was asked for and is not whole."""
-    said = need(args.prompt, "prompt", RUN)
+    said = need(next(iter(args.words), None), "prompt", RUN)
     if said == "-":
         said = sys.stdin.read()
     schema = None if args.schema is None else _schema(Path(args.schema))
