@@ -76,7 +76,7 @@ def _field(name: str, schema: Mapping[str, Any], shape: Any, required: bool) -> 
     own = shape if isinstance(shape, Mapping) else {}
     try:
         found = js.at(dict(schema), [name]) or {}
-        kinds = js.types(found)
+        kinds = {kind for kind in js.types(found) if isinstance(kind, str)}
     except (KeyError, TypeError, ValueError, RecursionError, AttributeError):
         found, kinds = {}, set()  # whatever is typed is tried, and the skill's device says what it thinks of it
     kind = " or ".join(sorted(kinds - {"null"})) or "anything"

@@ -38,7 +38,7 @@ def plain(text: object, limit: int = LONGEST) -> str:
             continue
         marks = marks + 1 if category in ("Mn", "Me") else 0
         if marks <= _MARKS:
-            kept.append(char)
+            kept.append(" " if category == "Zs" else char)
     return "".join(kept)
 
 
