@@ -29,7 +29,7 @@ from .player import Player
 from .preview import preview_board
 from .screen import frame
 from .text import harmless, plain
-from .ui import VIEWS, Ui, sift
+from .ui import VIEWS, Ui, shown_board, sift
 
 RATE: Final = 4.0
 """Frames that it asks for, per second."""
@@ -81,7 +81,7 @@ class Monitor(App[None]):
         if player is not None:
             self.ui.view = "replay"
         self._canvas = Canvas()
-        self._command, self._filter = CommandBar(self.board, self._files), FilterBar()
+        self._command, self._filter = CommandBar(self._shown, self._files), FilterBar()
         self._consents = Consents(self.board)
         self._previewed: Mapping[str, Any] | None = None
         self._played = time.monotonic()
@@ -189,6 +189,9 @@ class Monitor(App[None]):
                 self._try(self._open(run))
             case Do("start") if self._previewed is not None and not self.ui.read_only:
                 self._try(self._start(self._previewed))
+
+    def _shown(self) -> Board:
+        return shown_board(self.ui, self.board)
 
     def _files(self) -> Sequence[str]:
         return () if self._source is None else self._source.files()

@@ -70,7 +70,7 @@ class CommandBar(_Bar):
     class Left(Message):
         """Nothing was."""
 
-    def __init__(self, board: Board, files: Callable[[], Sequence[str]]) -> None:
+    def __init__(self, board: Callable[[], Board], files: Callable[[], Sequence[str]]) -> None:
         super().__init__()
         self._board, self._files = board, files
         self._offered: list[Completion] = []
@@ -98,7 +98,7 @@ class CommandBar(_Bar):
             self._leave()
             return
         try:
-            command = parse(self._board, text)
+            command = parse(self._board(), text)
         except ValueError as error:
             self._wrong = str(error)
             self._offer()
@@ -138,7 +138,7 @@ class CommandBar(_Bar):
 
     def _offer(self, *, again: bool = True) -> None:
         if again:
-            self._offered = complete(self._board, self.input.value, self._files)
+            self._offered = complete(self._board(), self.input.value, self._files)
         width = max(10, self.app.size.width)
         shown = Text()
         for i, offered in enumerate(self._offered):
