@@ -58,7 +58,6 @@ class Dispatch(Watch):
                 group.cancel_scope.cancel()
             await settle(self)
         finally:
-            self.ended_at = self.clock()
             self.ended.set()
 
     def _next_look(self) -> float:

@@ -38,7 +38,8 @@ async def settle(run: Run) -> None:
         code = run.error.code if run.error else ""
         run.state = "done" if not run.error else code if code in ("unknown", "cancelled") else "failed"
         run.journal.run_state(run.id, run.state, run.output, run.error.to_wire() if run.error else None)
-        seconds = run.clock() - run.began
+        run.ended_at = run.clock()
+        seconds = run.ended_at - run.began
         run.events.tell("run.done", run=run.id, state=run.state, seconds=seconds,
                           **({"error": run.error.to_wire()} if run.error else {}))  # fmt: skip
 
