@@ -57,7 +57,7 @@ def fork() -> plans.Plan:
 async def wait_for(true: Callable[[], bool]) -> None:
     """Until something is so of which no event tells: a file that a thread writes."""
     with anyio.fail_after(20):
-        while not true():
+        while not true():  # noqa: ASYNC110
             await anyio.sleep(0.01)
 
 
