@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -351,3 +352,88 @@ def test_help_needs_no_model_and_no_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+# -- serve
+
+
+def served(path: Path, *args: object, **more: Any) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
+    """`slip llm serve` in a process of its own, and what it said when it was ready."""
+    process = slip("serve", path, "--port", 0, "--threads", 1, "--json", *args, **more)
+    assert process.stdout
+    return process, json.loads(process.stdout.readline())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_says_where_it_is_answers_and_leaves_when_told(path: Path, number: signal.Signals) -> None:
+    httpx = pytest.importorskip("httpx", reason="the server needs the package httpx")
+    process, ready = served(path)
+    assert (ready["host"], ready["models"], ready["url"]) == (
+        "127.0.0.1", ["tiny"], f"http://127.0.0.1:{ready['port']}/v1",
+    )  # fmt: skip
+    asked = {"messages": [{"role": "user", "content": "Hello"}], "stream": True}
+    with httpx.stream("POST", f"{ready['url']}/chat/completions", json=asked, trust_env=False) as answer:
+        lines = answer.iter_lines()
+        assert next(lines).startswith("data: ")
+        process.send_signal(number)
+        last = [line for line in lines if line][-1]
+    out, err = process.communicate()
+    assert (process.returncode, out, err) == (0, b"", b"")
+    assert "the server stops" in json.loads(last.removeprefix("data: "))["error"]["message"]
+
+
+def test_a_server_with_a_key_answers_nobody_else_and_says_it_nowhere(path: Path, tmp_path: Path) -> None:
+    httpx = pytest.importorskip("httpx", reason="the server needs the package httpx")
+    (tmp_path / "key").write_text("s3cret\n")
+    for how in (("--key-file", tmp_path / "key"), ("--key-env", "KEY")):
+        process, ready = served(path, *how, env=os.environ | {"KEY": "s3cret"})
+        codes = [
+            httpx.get(f"{ready['url']}/models", headers=headers, trust_env=False).status_code
+            for headers in ({}, {"authorization": "Bearer s3cre"}, {"authorization": "Bearer s3cret"})
+        ]
+        process.terminate()
+        out, err = process.communicate()
+        assert (process.returncode, codes) == (0, [401, 401, 200])
+        assert "s3cret" not in f"{out!r}{err!r}{ready}"
+
+
+def test_people_are_told_what_to_try(path: Path) -> None:
+    process = slip("serve", path, "--port", 0, "--key-env", "KEY", env=os.environ | {"KEY": "s3cret"})
+    assert process.stdout
+    said = [process.stdout.readline().decode() for _ in range(2)]
+    process.terminate()
+    process.communicate()
+    assert said[0].startswith("listening on http://127.0.0.1:")
+    assert "curl http://127.0.0.1:" in said[1]
+    assert '-H "Authorization: Bearer $KEY"' in said[1]
+    assert '"model": "tiny"' in said[1]
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (["serve"], "which model"),
+        (["serve", "MODEL", "--port", "70000"], "70000"),
+        (["serve", "MODEL", "--host", "0.0.0.0"], "no key"),
+        (["serve", "MODEL", "--host", "car.example"], "no key"),
+        (["serve", "MODEL", "--key-file", "NONE"], "cannot be read"),
+        (["serve", "MODEL", "--key-file", os.devnull], "no key"),
+        (["serve", "MODEL", "--key-env", "SLIPSTREAM_NO_SUCH_KEY"], "no key"),
+        (["serve", "MODEL", "MODEL"], "one name"),
+        (["serve", "MODEL", "--threads", "0"], "threads"),
+        (["run", "MODEL", "Hello", "there"], "one prompt"),
+    ],
+)
+def test_what_cannot_be_served_is_said_in_one_error(path: Path, said: Said, args: list[str], word: str) -> None:
+    code, (error,) = said(*[path if arg == "MODEL" else arg for arg in args])
+    assert code == 2
+    assert word in f"{error['error']['what']} {error['error']['why']}"
+
+
+def test_a_file_that_is_none_and_a_port_that_is_taken_are_said_before_anybody_waits(path: Path, said: Said) -> None:
+    code, (error,) = said("serve", path.with_name("NONE.gguf"))
+    assert (code, "cannot be opened" in error["error"]["what"]) == (1, True)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, (error,) = said("serve", path, "--port", taken.getsockname()[1])
+    assert code == 2
+    assert "--port 0" in error["error"]["hint"]
