@@ -14,11 +14,13 @@ import mmap
 import os
 import stat
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from math import prod
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, NoReturn, Self
+
+from .frames import texts
 
 BLOCKS: Final[Mapping[str, tuple[int, int]]] = MappingProxyType({
     "F32": (1, 4), "F16": (1, 2), "BF16": (1, 2), "Q8_0": (32, 34), "Q4_0": (32, 18), "Q5_0": (32, 22),
@@ -264,22 +266,10 @@ class _Header:
             self._fail("a boolean is neither 0 nor 1", start)
         return [value == 1 for value in found]
 
-    def _strings(self, count: int, decode: Callable[[bytes], str] = bytes.decode) -> list[str]:
-        found: list[str] = []
-        data, end, at, append = self.data, self.end, self.at, found.append
-        try:
-            for _ in range(count):  # the hot loop of opening a model: some 300,000 strings
-                begin = at + 8
-                at = begin + _U64(data, at)[0]
-                if at > end:
-                    break
-                append(decode(data[begin:at]))
-        except struct.error:  # not even a length is left
-            begin = at + 8
-        except UnicodeDecodeError:
-            return self._strings(count, lambda raw: raw.decode("utf-8", "surrogateescape"))
+    def _strings(self, count: int) -> list[str]:
+        found, at = texts(self.data, self.at, self.end, count)
         if len(found) < count:
-            self.at = begin - 8
+            self.at = at
             self._skip(self._u64())
         self.at = at
         return found
