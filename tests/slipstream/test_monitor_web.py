@@ -35,6 +35,7 @@ PATIENCE = 60.0
 
 APP = """
 import os
+from pathlib import Path
 from textual.app import App, ComposeResult
 from textual.widgets import Static
 
@@ -50,6 +51,7 @@ class Small(App[None]):
         self.query_one(Static).update(f"key <{event.key}>")
 
 Small().run()
+Path(__file__).with_name(f"{os.getpid()}.ended").touch()
 """
 DEAF = """
 import os, signal, sys
@@ -239,7 +241,9 @@ def test_the_page_names_no_other_host_and_forbids_them_all(serve: Serve) -> None
 
 
 @needs_web
-def test_a_client_sees_the_app_and_types_into_it_and_its_process_ends_when_it_leaves(serve: Serve) -> None:
+def test_a_client_sees_the_app_and_types_into_it_and_its_process_ends_when_it_leaves(
+    serve: Serve, tmp_path: Path
+) -> None:
     served, pids = serve(), []
 
     async def act(one: Client, other: Client) -> None:
@@ -255,6 +259,7 @@ def test_a_client_sees_the_app_and_types_into_it_and_its_process_ends_when_it_le
     with_clients(served, act, 2)
     assert pids[0] != pids[1]
     assert has_ended(pids[1]), "the connection was cut without a goodbye"
+    assert {path.name for path in tmp_path.glob("*.ended")} == {f"{pid}.ended" for pid in pids}, "both were asked to"
 
 
 @needs_web
@@ -463,7 +468,7 @@ def test_a_browser_paints_the_app_and_asks_nobody_else(serve: Serve, tmp_path: P
                 counts = await browser.colours(picture)
             screenshots.append(base64.b64decode(picture))
             assert counts.get("255,255,255", 0) > 1000, "the app's background is there, and its text is not"
-            assert await browser.value("document.fonts.check('16px \"Roboto Mono\"')")
+            assert await browser.value("[...document.fonts].map(font => font.status)") == ["loaded"]
             asked = [event["params"]["request"]["url"] for event in browser.events
                      if event.get("method") == "Network.requestWillBeSent"]  # fmt: skip
             assert {urlsplit(url).netloc for url in asked if not url.startswith("data:")} == {served.authority}
