@@ -11,6 +11,7 @@ Laws:
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
 import secrets
@@ -41,6 +42,7 @@ CLIENTS: Final = 4
 GRACE: Final = 3.0
 """Seconds that a process has to end once it is told to."""
 _MESSAGE: Final = 64 * 1024
+_PR_SET_PDEATHSIG: Final = 1
 _FILES: Final = {
     "textual.js": ("js/textual.js", "text/javascript"),
     "xterm.css": ("css/xterm.css", "text/css"),
@@ -79,8 +81,9 @@ p { position: absolute; top: 40%; width: 100%; text-align: center; font-family: 
 """)
 
 
-def serve(command: Sequence[str], host: str = "127.0.0.1", port: int = 0, title: str = "Slipstream monitor") -> None:
+def serve(command: Sequence[str], host: str = "127.0.0.1", port: int = 0, title: str = "Slipstream monitor") -> int:
     """Serve a Textual app, until SIGINT or SIGTERM: `command` is run for each client; the link goes to stderr.
+    The exit code: 0.
 
     `host` is a loopback address (not a name), `port` 0 takes a free one. Behind `ssh -L PORT:127.0.0.1:PORT` it is
     reached under the same port only.
@@ -95,6 +98,7 @@ def serve(command: Sequence[str], host: str = "127.0.0.1", port: int = 0, title:
     if not address.is_loopback:
         raise UsageError(f"the monitor is not served on {host}", "others could reach it there", "127.0.0.1")
     asyncio.run(_serve(Door(title), command, host, port))
+    return 0
 
 
 async def _serve(door: Door, command: Sequence[str], host: str, port: int) -> None:
@@ -205,6 +209,7 @@ class Clients:
     def __init__(self, command: Sequence[str]) -> None:
         self._command = tuple(command)
         self._open: set[web.WebSocketResponse] = set()
+        self._with_us = _ends_with(os.getpid())
 
     async def one(self, request: web.Request) -> web.WebSocketResponse:
         """Show the app to one client, until either ends."""
@@ -217,7 +222,7 @@ class Clients:
         try:
             await socket.prepare(request)
             process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=PIPE, stdout=PIPE, env=_environment(request.query)
+                *self._command, stdin=PIPE, stdout=PIPE, env=_environment(request.query), preexec_fn=self._with_us
             )
             try:
                 async with asyncio.TaskGroup() as group:
@@ -234,6 +239,20 @@ class Clients:
         """Close every socket, so that every process ends."""
         for socket in list(self._open):
             await socket.close(code=1001)
+
+
+def _ends_with(server: int) -> Callable[[], None]:
+    """What has a new process get SIGTERM when the server is gone, `kill -9` included (prctl(2)); on Linux."""
+    if sys.platform != "linux":
+        return lambda: None
+    prctl = ctypes.CDLL(None).prctl
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != server:
+            os._exit(0)
+
+    return ask
 
 
 def _environment(query: Mapping[str, str]) -> dict[str, str]:

@@ -334,6 +334,18 @@ def test_a_signal_ends_the_server_and_every_process(serve: Serve, number: int) -
 
 
 @needs_web
+def test_no_process_outlives_a_server_that_is_killed(serve: Serve) -> None:
+    served = serve()
+
+    async def act(client: Client) -> None:
+        pid = await client.pid()
+        served.process.kill()
+        assert has_ended(pid)
+
+    with_clients(served, act)
+
+
+@needs_web
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "localhost", "example.org", "", "127.0.0.1 "])
 def test_it_is_served_on_loopback_addresses_only(host: str) -> None:
     from slipstream.monitor_web import serve
