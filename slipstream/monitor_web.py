@@ -71,6 +71,7 @@ p { position: absolute; top: 40%; width: 100%; text-align: center; font-family: 
 .-closed .textual-terminal { opacity: 0.3; }
 </style>
 <script src="textual.js"></script>
+<script src="focus.js"></script>
 </head>
 <body>
 <div class="textual-terminal" data-session-websocket-url="$socket" data-font-size="16"></div>
@@ -79,6 +80,8 @@ p { position: absolute; top: 40%; width: 100%; text-align: center; font-family: 
 </body>
 </html>
 """)
+_FOCUS: Final = 'addEventListener("load", () => document.querySelector(".xterm-helper-textarea").focus())\n'
+"""Keys go to the terminal at once, without a click; it runs after the script that makes it."""
 
 
 def serve(command: Sequence[str], host: str = "127.0.0.1", port: int = 0, title: str = "Slipstream monitor") -> int:
@@ -187,17 +190,21 @@ def application(door: Door, command: Sequence[str]) -> web.Application:
     app = web.Application(middlewares=[web.middleware(partial(door.guard))])
     app.on_response_prepare.append(door.seal)
     app.router.add_get(door.path, door.page, allow_head=False)
-    for name, (inside, content_type) in _FILES.items():
-        app.router.add_get(door.path + name, _file(inside, content_type), allow_head=False)
+    given = {name: (_read(inside), kind) for name, (inside, kind) in _FILES.items()}
+    for name, (body, kind) in {**given, "focus.js": (_FOCUS.encode(), "text/javascript")}.items():
+        app.router.add_get(door.path + name, _file(body, kind), allow_head=False)
     clients = Clients(command)
     app.router.add_get(f"{door.path}ws", clients.one, allow_head=False)
     app.on_shutdown.append(clients.close)
     return app
 
 
-def _file(inside: str, content_type: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _read(inside: str) -> bytes:
+    return files("textual_serve").joinpath("static", inside).read_bytes()
+
+
+def _file(body: bytes, content_type: str) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def give(request: web.Request) -> web.Response:
-        body = files("textual_serve").joinpath("static", inside).read_bytes()
         return web.Response(body=body, content_type=content_type)
 
     return give

@@ -171,10 +171,12 @@ def with_clients(served: Served, act: Callable[..., Any], count: int = 1, cookie
 @needs_web
 def test_without_the_token_or_the_cookie_nothing_is_served(serve: Serve) -> None:
     served = serve()
-    for path in ("/", served.path, f"{served.path}?token=", f"{served.path}?token=wrong", f"{served.path}textual.js",
+    for path in ("/", served.path, f"{served.path}?token=", f"{served.path}?token=wrong",
+                 f"{served.path}?token=%ff%ed%a0%80", f"{served.path}textual.js",
                  f"{served.path}textual.js?token={served.token}", f"/?token={served.token}", "/static/"):  # fmt: skip
         assert served.get(path).status == 403, path
         assert served.get(path, Cookie="monitor=wrong").status == 403, path
+        assert served.get(path, Cookie="monitor=\xff\xe9").status == 403, path
     assert served.socket(Origin=served.origin).status == 403
     assert served.socket(Origin=served.origin, Cookie="monitor=").status == 403
     assert served.cookie(), "none of these used the token up"
@@ -417,13 +419,11 @@ class Browser:
         result: dict[str, Any] = told["result"]
         return result
 
-    async def tab(self) -> dict[str, str]:
+    async def tab(self) -> None:
         """A new tab, which commands go to from now on."""
-        self._session = {}
         target = await self.do("Target.createTarget", url="about:blank", width=1000, height=600)
         attached = await self.do("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self._session = {"sessionId": attached["sessionId"]}
-        return self._session
 
     async def value(self, script: str) -> Any:
         """What a script in the page comes to."""
@@ -431,22 +431,21 @@ class Browser:
         assert "exceptionDetails" not in told, told
         return told["result"].get("value")
 
-    async def colours(self, picture: str) -> dict[str, int]:
-        """The pixels of a PNG by their colours, as the browser itself reads it."""
-        page, self._session = self._session, {}
-        await self.tab()
+    async def colours(self) -> tuple[bytes, dict[str, int]]:
+        """The page as a PNG once it is painted anew, and its pixels by their colours, as the browser reads it."""
+        await self.value("new Promise(requestAnimationFrame)")
+        picture = (await self.do("Page.captureScreenshot"))["data"]
         counts: dict[str, int] = await self.value(
             f"""(async () => {{
                 const image = new Image(); image.src = "data:image/png;base64,{picture}"; await image.decode();
-                const canvas = new OffscreenCanvas(image.width, image.height), pen = canvas.getContext("2d");
+                const pen = new OffscreenCanvas(image.width, image.height).getContext("2d"), counts = {{}};
                 pen.drawImage(image, 0, 0);
-                const data = pen.getImageData(0, 0, image.width, image.height).data, counts = {{}};
+                const data = pen.getImageData(0, 0, image.width, image.height).data;
                 for (let i = 0; i < data.length; i += 4)
                     {{ const key = data.slice(i, i + 3).join(); counts[key] = (counts[key] || 0) + 1; }}
                 return counts; }})()"""
         )
-        self._session = page
-        return counts
+        return base64.b64decode(picture), counts
 
 
 @needs_web
@@ -461,9 +460,7 @@ def test_a_browser_paints_the_app_and_asks_nobody_else(serve: Serve, tmp_path: P
     assert chromium.stderr is not None
     address = next(found[0] for line in chromium.stderr if (found := re.search(r"ws://\S+", line)))
 
-    screenshots: list[bytes] = []
-
-    async def look() -> None:
+    async def look() -> bytes:
         async with (
             asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session,
             session.ws_connect(address, max_msg_size=1 << 26) as socket,
@@ -473,25 +470,26 @@ def test_a_browser_paints_the_app_and_asks_nobody_else(serve: Serve, tmp_path: P
             for domain in ("Page", "Network", "Log", "Runtime"):
                 await browser.do(f"{domain}.enable")
             await browser.do("Page.navigate", url=served.url)
-            counts: dict[str, int] = {}
+            screen, counts = await browser.colours()
             while counts.get("32,64,96", 0) < 300_000:
-                await browser.value("new Promise(requestAnimationFrame)")
-                picture = (await browser.do("Page.captureScreenshot"))["data"]
-                counts = await browser.colours(picture)
-            screenshots.append(base64.b64decode(picture))
-            assert counts.get("255,255,255", 0) > 1000, "the app's background is there, and its text is not"
+                screen, counts = await browser.colours()
+            text = counts.get("255,255,255", 0)
+            assert text > 1000, "the app's background is there, and its text is not"
+            await browser.do("Input.dispatchKeyEvent", type="keyDown", key="x", text="x")
+            while counts.get("255,255,255", 0) > text / 2:  # `key <x>` is shorter
+                _, counts = await browser.colours()
             assert await browser.value("[...document.fonts].map(font => font.status)") == ["loaded"]
             asked = [event["params"]["request"]["url"] for event in browser.events
                      if event.get("method") == "Network.requestWillBeSent"]  # fmt: skip
             assert {urlsplit(url).netloc for url in asked if not url.startswith("data:")} == {served.authority}
             entries = [event["params"]["entry"] for event in browser.events if event.get("method") == "Log.entryAdded"]
             assert [entry for entry in entries if entry["level"] == "error"] == []
+            return screen
 
     try:
-        asyncio.run(look())
+        screen = asyncio.run(look())
     finally:
         chromium.kill()
         chromium.wait()
         chromium.stderr.close()
-        if screenshots:
-            (tmp_path / "monitor.png").write_bytes(screenshots[-1])
+    (tmp_path / "monitor.png").write_bytes(screen)
