@@ -71,17 +71,22 @@ p { position: absolute; top: 40%; width: 100%; text-align: center; font-family: 
 .-closed .textual-terminal { opacity: 0.3; }
 </style>
 <script src="textual.js"></script>
-<script src="focus.js"></script>
 </head>
 <body>
 <div class="textual-terminal" data-session-websocket-url="$socket" data-font-size="16"></div>
 <p class="opening">$title: opening …</p>
 <p class="ended">$title: ended. Reload the page to open it again.</p>
+<script src="focus.js"></script>
 </body>
 </html>
 """)
-_FOCUS: Final = 'addEventListener("load", () => document.querySelector(".xterm-helper-textarea").focus())\n'
-"""Keys go to the terminal at once, without a click; it runs after the script that makes it."""
+_FOCUS: Final = """new MutationObserver((_, observer) => {
+  if (!document.body.classList.contains("-first-byte")) return;
+  observer.disconnect();
+  document.querySelector(".xterm-helper-textarea").focus();
+}).observe(document.body, {attributes: true});
+"""
+"""Keys go to the terminal without a click. Not before the app paints: until then it cannot be told that it has them."""
 
 
 def serve(command: Sequence[str], host: str = "127.0.0.1", port: int = 0, title: str = "Slipstream monitor") -> int:

@@ -484,6 +484,7 @@ def test_a_browser_paints_the_app_and_asks_nobody_else(serve: Serve, tmp_path: P
             assert {urlsplit(url).netloc for url in asked if not url.startswith("data:")} == {served.authority}
             entries = [event["params"]["entry"] for event in browser.events if event.get("method") == "Log.entryAdded"]
             assert [entry for entry in entries if entry["level"] == "error"] == []
+            assert not any(event.get("method") == "Runtime.exceptionThrown" for event in browser.events)
             return screen
 
     try:
