@@ -456,7 +456,7 @@ def test_a_browser_paints_the_app_and_asks_nobody_else(serve: Serve, tmp_path: P
     served = serve()
     command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader",
                "--remote-debugging-port=0", f"--user-data-dir={tmp_path / 'profile'}"]  # fmt: skip
-    chromium = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    chromium = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert chromium.stderr is not None
     address = next(found[0] for line in chromium.stderr if (found := re.search(r"ws://\S+", line)))
 
@@ -490,7 +490,8 @@ def test_a_browser_paints_the_app_and_asks_nobody_else(serve: Serve, tmp_path: P
     try:
         screen = asyncio.run(look())
     finally:
-        chromium.kill()
+        os.killpg(chromium.pid, signal.SIGKILL)  # it may be a shell script that started the browser
+        chromium.stderr.read()  # until none of its processes is left
         chromium.wait()
         chromium.stderr.close()
     (tmp_path / "monitor.png").write_bytes(screen)
