@@ -11,7 +11,7 @@ CHECKED := -std=gnu11 -g1 -O1 -ffp-contract=off -Wall -Wextra -Wno-sign-conversi
 	-fno-sanitize-recover=all
 CODE := core transports skills runtime_ext tui slipstream tests examples
 
-.PHONY: help demo test check bench fuzz oracle format clean
+.PHONY: help demo picture test check bench fuzz oracle format clean
 
 help: ## what there is to type
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -42,6 +42,9 @@ fuzz: .stamps/fuzz ## what strangers may send, made up with an eye on what our c
 
 oracle: .stamps/oracle ## our figures beside those of transformers, llama.cpp and tokenizers; the C cores on an emulated ARM
 	@PYTHONPATH=. $(ORACLE) -m pytest -s -rs tests/oracle tests/kernels tests/runtime_ext/test_tokens.py $(ARGS)
+
+picture: .stamps/dev ## the README's picture, from a real run of the demo
+	@$(PY) -m slipstream.picture tui/picture.svg
 
 format: .stamps/dev ## put the code into its form
 	@.venv/bin/ruff check --quiet --fix $(CODE) || true

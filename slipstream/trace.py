@@ -81,18 +81,25 @@ class Recorder:
         put = partial(self._put, file)
         left -= await to_thread.run_sync(put, head)
         viewer = Viewer(self._feed, wants=partial(_concerns, run_id), since=since)
-        async with aclosing(self._feed.frames(viewer, RATE)) as frames:
-            async for frame in frames:
-                over = run.ended.is_set()  # before it was made: then it has the end in it
-                left -= await to_thread.run_sync(put, frame)
-                if left < 0:
-                    self._node.events.tell("warning", what=f"run {run_id} is recorded no further",
-                                           why=f"its trace has {LARGEST >> 20} MiB", hint="")  # fmt: skip
-                    return
-                if over:
-                    break
-        tail = packb({"end": True, "state": run.state, "seconds": self._node.wall() - began})
-        await to_thread.run_sync(file.write, tail + b"\xce" + len(tail).to_bytes(4, "big"))
+        last = b""
+        try:
+            async with aclosing(self._feed.frames(viewer, RATE)) as frames:
+                async for frame in frames:
+                    over = run.ended.is_set()  # before it was made: then it has the end in it
+                    left -= await to_thread.run_sync(put, frame)
+                    if left < 0:
+                        self._node.events.tell("warning", what=f"run {run_id} is recorded no further",
+                                               why=f"its trace has {LARGEST >> 20} MiB", hint="")  # fmt: skip
+                        return
+                    if over:
+                        break
+        except anyio.get_cancelled_exc_class():  # the device stops: as far as it came
+            last = packb(viewer.frame(), default=str)
+            raise
+        finally:
+            if left >= 0:
+                tail = packb({"end": True, "state": run.state, "seconds": self._node.wall() - began})
+                file.write(last + tail + b"\xce" + len(tail).to_bytes(4, "big"))
 
     def _put(self, file: BinaryIO, value: Mapping[str, Any]) -> int:
         data = packb(value, default=str)

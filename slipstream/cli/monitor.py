@@ -30,8 +30,7 @@ def main(args: argparse.Namespace) -> int:
         from ..monitor_web import serve
 
         command = [sys.executable, "-m", "slipstream", "monitor", "--read-only", "--state", str(state)]
-        serve([*command, *(["--replay", args.replay] if args.replay else [])], port=args.port)
-        return 0
+        return serve([*command, *(["--replay", args.replay] if args.replay else [])], port=args.port)
     if args.json:
         raise UsageError("slip monitor is for people", "it draws on a terminal", "slip events --json", field="json")
     if args.replay is not None:

@@ -105,6 +105,22 @@ async def test_a_recorded_run_ends_as_a_monitor_saw_it_end(tmp_path: Path, leave
     assert trace.find(tmp_path, head["run"]).stat().st_mode & 0o777 == 0o600
 
 
+async def test_a_device_that_stops_writes_down_how_far_its_run_came(tmp_path: Path) -> None:
+    async with testing.mesh("phone", skills={"phone": [work_slow]}, wall=time.time) as m:
+        recorder = trace.Recorder(m["phone"], Feed(m["phone"]), tmp_path)
+        async with anyio.create_task_group() as group:
+            group.start_soon(recorder.run)
+            run = await m["phone"].start(fork())
+            await m.until(lambda: run.steps["first"].state == "running")
+            await wait_for(lambda: bool(trace.listed(tmp_path)))
+            group.cancel_scope.cancel()
+        head, frames = trace.read(trace.find(tmp_path, run.id))
+        assert head["state"] == "running"
+        player = Player(frames)
+        player.seek(player.end)
+        assert player.board.get("step", f"{run.id}/first")["state"] == "running"
+
+
 async def test_only_the_newest_traces_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace, "KEPT", 3)
     for _ in range(5):
