@@ -62,6 +62,7 @@ class Server:
         self, llm: Llm, gate: Gate, on_fault: Callable[[Exception], None], limits: Limits | None = None
     ) -> None:
         self._llm, self._gate, self._on_fault, self._limits = llm, gate, on_fault, limits or Limits()
+        self._since = int(time.time())
         self._stop = anyio.Event()
         self._asked: Counter[str] = Counter()
         self._wires: set[_Wire] = set()
@@ -171,8 +172,9 @@ class Server:
         ]}  # fmt: skip
 
     def _models(self, name: str) -> dict[str, Any]:
-        made = int(time.time())
-        models = [{"id": each, "object": "model", "created": made, "owned_by": "local"} for each in self._llm.paths]
+        models = [
+            {"id": each, "object": "model", "created": self._since, "owned_by": "local"} for each in self._llm.paths
+        ]
         if not name:
             return {"object": "list", "data": models}
         found = next((model for model in models if model["id"] == name), None)

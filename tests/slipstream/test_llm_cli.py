@@ -371,7 +371,7 @@ def test_a_server_says_where_it_is_answers_and_leaves_when_told(path: Path, numb
     assert (ready["host"], ready["models"], ready["url"]) == (
         "127.0.0.1", ["tiny"], f"http://127.0.0.1:{ready['port']}/v1",
     )  # fmt: skip
-    asked = {"messages": [{"role": "user", "content": "Hello"}], "stream": True}
+    asked = {"messages": [{"role": "user", "content": "Hello"}], "stream": True, "logprobs": True, "top_logprobs": 20}
     with httpx.stream("POST", f"{ready['url']}/chat/completions", json=asked, trust_env=False) as answer:
         lines = answer.iter_lines()
         assert next(lines).startswith("data: ")
