@@ -15,6 +15,7 @@ from ....core.errors import Refused, SlipError, UsageError
 from ....core.skill import nearest
 from ....runtime_ext.memory import available
 from ..simulated import Settings, read_settings
+from .endpoint import Endpoint, EndpointSettings
 from .local import CONTEXT, Card, Engine, Progress, card, fits
 
 GUESSED: Final = 128
@@ -30,6 +31,8 @@ class LlmSettings(Settings):
     """Model files (GGUF); each is called by its file's name without the ending. The first answers if none is named."""
     threads: int | None = Field(None, ge=1, le=256)
     """Processors to use; None takes all that the daemon may use."""
+    endpoints: dict[str, EndpointSettings] = Field(default_factory=dict)
+    """Models that other programs run, by name."""
     context: int | None = Field(None, ge=64, le=2**20)
     """Tokens of a conversation and its answer; None takes 4096, or what the model has if that is less."""
 
@@ -45,14 +48,20 @@ class LlmSettings(Settings):
 
 
 class Llm:
-    """The models that the config names, loaded when they are first asked for."""
+    """The models that the config names: files, loaded when they are first asked for, and endpoints."""
 
     def __init__(self, settings: LlmSettings) -> None:
         self.paths = {path.stem: path for path in settings.models}
+        self.endpoints = {name: Endpoint(name, each) for name, each in settings.endpoints.items()}
         self._settings = settings
         self._engines: dict[str, Engine] = {}
         self._loading = anyio.Lock()
         self._cards: dict[str, tuple[tuple[int, int], Card]] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """All models; the first answers if none is named."""
+        return [*self.paths, *self.endpoints]
 
     def loaded(self, name: str) -> Engine | None:
         """A model's engine, if it is loaded."""
@@ -70,8 +79,17 @@ class Llm:
         """
         return await to_thread.run_sync(self._card, name)
 
+    async def answering(self, name: str, progress: Progress | None = None) -> Engine | Endpoint:
+        """What answers under a name; no name is the first one.
+
+        Raises:
+            UsageError, Refused, SkillFailed: as `engine`.
+        """
+        name = name or self.names[0]
+        return self.endpoints[name] if name in self.endpoints else await self.engine(name, progress)
+
     async def engine(self, name: str, progress: Progress | None = None) -> Engine:
-        """A model, loaded; no name is the first one. Others that nobody uses make room for it.
+        """A model file, loaded; no name is the first one. Others that nobody uses make room for it.
 
         Raises:
             UsageError: there is no such model.
@@ -80,8 +98,8 @@ class Llm:
         """
         name = name or next(iter(self.paths))
         if name not in self.paths:
-            raise UsageError(f"there is no model {name[:80]!r} here", f"there are {', '.join(self.paths)}",
-                             nearest(name, self.paths), field="model")  # fmt: skip
+            raise UsageError(f"there is no model {name[:80]!r} here", f"there are {', '.join(self.names)}",
+                             nearest(name, self.names), field="model")  # fmt: skip
         async with self._loading:
             if (found := self._engines.get(name)) is None:
                 await self._make_room(name)
@@ -137,8 +155,10 @@ async def open_llm(settings: Mapping[str, Any]) -> AsyncIterator[Llm]:
 
 
 def capabilities(llm: Llm) -> list[str]:
-    """`llm.models` where the config names models, `llm.generate` where the file of one is there."""
-    return ["llm.models"] * bool(llm.paths) + ["llm.generate"] * any(path.is_file() for path in llm.paths.values())
+    """`llm.models` where the config names models, `llm.generate` where one may be asked: its file is there, or it is an
+    endpoint that may be sent conversations."""
+    can = any(path.is_file() for path in llm.paths.values()) or any(each.allowed for each in llm.endpoints.values())
+    return ["llm.models"] * bool(llm.names) + ["llm.generate"] * can
 
 
 def seconds(llm: Llm) -> dict[str, float]:

@@ -59,6 +59,7 @@ class ModelInfo(BaseModel):
 
     name: str
     loaded: bool
+    where: str = Field("here", description="here, or the host of the endpoint that runs it")
     architecture: str = ""
     context: int | None = Field(None, description="tokens of a conversation and its answer")
     weights_bytes: int | None = None
@@ -95,10 +96,11 @@ async def llm_generate(
     stop: Annotated[list[str], Field(max_length=16, description="texts that end the answer before them")] = [],  # noqa: B006
     stream: Annotated[bool, Field(description="false: one item, with the whole answer")] = True,
 ) -> AsyncIterator[Said]:
-    """Answer a conversation with a language model that runs on this device; nothing of it leaves the device."""
+    """Answer a conversation with a language model: of a file, which runs here and shows nobody anything, or behind an
+    endpoint that this device's config names."""
     llm = ctx.backend(Llm)
-    name = model or next(iter(llm.paths))
-    engine = await llm.engine(name, lambda part: ctx.progress(part, f"loading {name}"))
+    name = model or llm.names[0]
+    engine = await llm.answering(name, lambda part: ctx.progress(part, f"loading {name}"))
     answer = engine.chat(
         messages, tools=tools, schema=schema, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
         stop=stop, deadline=None if max_ms is None else max_ms / 1000, max_joules=max_joules, meter=ctx.joules,
@@ -130,6 +132,11 @@ async def llm_models(ctx: Context) -> Models:
             told.architecture, told.weights_bytes = card.architecture, card.weights
             told.context = llm.context(card)
             told.tokens_per_second = None if engine is None else engine.rate
+        found.append(told)
+    for name, endpoint in llm.endpoints.items():
+        told = ModelInfo(name=name, loaded=True, where=endpoint.settings.host, context=endpoint.settings.context)
+        told.tokens_per_second = endpoint.rate
+        told.problem = "" if endpoint.allowed else "it may not be sent what is personal: personal = false"
         found.append(told)
     return Models(models=found)
 
