@@ -23,7 +23,6 @@ from urllib.parse import urlsplit
 import anyio
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ....core.device import clean
 from ....core.errors import Denied, LinkLost, Refused, SkillFailed, SlipError, TimedOut, UsageError
 from .local import Piece
 from .openai import ANSWER, Answer, Events, body, complaint, never_fits, repaired, unfit
@@ -308,7 +307,7 @@ class Endpoint:
         try:
             why = complaint(json.loads(bytes(found)))
         except (ValueError, RecursionError):
-            why = clean(found.decode("utf-8", "replace"), 200)
+            why = found.decode("utf-8", "replace")[:200]
         key = self._key().get("authorization", "").removeprefix("Bearer ")
         why = why.replace(key, "...") if key else why  # some endpoints show it
         status, host = response.status_code, self.settings.host
@@ -331,7 +330,7 @@ class Endpoint:
         return self._nonsense(told)
 
     def _nonsense(self, why: str) -> SkillFailed:
-        return SkillFailed(f"{self.name} talks nonsense", clean(why, 300),
+        return SkillFailed(f"{self.name} talks nonsense", why[:300],
                            f"does url in [settings.llm.endpoints.{self.name}] end with /v1?")  # fmt: skip
 
     def _cut(self, answer: Answer, why: str) -> SlipError:
@@ -341,7 +340,7 @@ class Endpoint:
     def _lost(self, error: httpx.TransportError, answer: Answer) -> SlipError:
         import httpx
 
-        why = clean(str(error) or type(error).__name__, 200)
+        why = (str(error) or type(error).__name__)[:200]
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             down = LinkLost(f"{self.name} cannot be reached", f"{self.settings.host}: {why}",
                             "is it running, and is url right?")  # fmt: skip

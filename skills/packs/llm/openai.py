@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ....core.device import clean
 from ....core.errors import SkillFailed, UsageError
+from ....core.schema import problem
 from .local import Finish, Piece, Usage
 
 LINE: Final = 1 << 20
@@ -224,13 +224,11 @@ def complaint(said: Any) -> str:
     error = said.get("error", said.get("message", said.get("detail"))) if isinstance(said, Mapping) else said
     if isinstance(error, Mapping):
         error = error.get("message") or error.get("code") or error
-    return clean(error if isinstance(error, str) else json.dumps(error, default=str), 300)
+    return (error if isinstance(error, str) else json.dumps(error, default=str))[:300]
 
 
 def unfit(text: str, schema: Mapping[str, Any]) -> str:
     """Why a text is not JSON that fits a schema; empty if it is."""
-    from ....core.schema import problem
-
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
