@@ -1,193 +1,326 @@
-"""One thing looked at closely: a step and why it is where it is, a device, a handoff."""
+"""All that is known of one step, device or handoff, as lines to scroll through.
+
+A step's says why it is where it is: what was predicted of it on every device, and why some could not run it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from textwrap import wrap
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from .board import Board, Row, number, word
-from .handoff_view import handoff_seconds
-from .log_view import clock
-from .mesh_view import battery_words, device_state
-from .plan_view import GLYPHS
-from .text import Line, duration, fit, right, size
+from rich.cells import cell_len, chop_cells
 
-_BAR: Final = 24
+from .board import Board, Row, number, word
+from .lanes import names, step_rows
+from .text import Line, Span, duration, fit, right, size
+from .words import GLYPHS, how, joules
+
+_LABEL: Final = 12
+"""Cells of what stands before a text."""
+_LISTED: Final = 200
+"""Rows of one table at most."""
 
 
 def step_lines(board: Board, run: str, step: str, width: int) -> list[Line]:
-    """A step: where it is, why there, when, and what every other device would have taken or lacks."""
+    """A step: how it is, where and why, its times, what it needs, who needs it, the devices that were thought of."""
     row = board.get("step", f"{run}/{step}")
-    if not row:
-        return [((f" There is no step {step} of run {run} any more; esc goes back", "dim"),)]
-    state = word(row.get("state")) or "waiting"
-    glyph, style = GLYPHS.get(state, ("·", ""))
-    lines: list[Line] = [
-        ((f" {step}", "title"), (f"  {word(row.get('skill'))}  ", ""), (f"{glyph} {state}", style)),
-        (),
-    ]
-    device = board.name_of(row.get("device"))
-    lines += _field("on", device if device != "-" else "no device yet", width)
-    lines += _field("because", word(row.get("why")) or "it was not said why", width)
-    lines += _field("run", f"{run}: {word(board.get('run', run).get('goal'))}", width)
+    why = board.get("why", f"{run}/{step}")
+    if not row and not why:
+        return [_cut(((f" {run} has no step {step} any more", "dim"),), width)]
+    skill = word(row.get("skill"))
+    glyph, style = GLYPHS.get(word(row.get("state")), ("…", "dim"))
+    lines = [_cut(((f" {step}", "title"), (f"  {skill}" if skill != step else "", "")), width), ()]
+    lines += _said("state", f"{glyph} {how(board, row)}", width, style)
+    where = word(row.get("device"))
+    lines += _said("on", board.name_of(where) if where else "no device yet", width)
+    lines += _said("why there", word(row.get("why")) or word(why.get("why")), width)
+    if step in names(board.get("run", run).get("late")):
+        lines += _said("", "likely too late for its deadline", width, "warn")
     lines += _times(board, run, row, width)
-    part, note = number(row.get("fraction")), word(row.get("note"))
-    if state == "running" and (part or note):
-        lines += _field("so far", f"{(part or 0) * 100:.0f}% {note}", width)
-    attempt = number(row.get("attempt")) or 0
+    attempt = number(row.get("attempt"))
     if attempt:
-        lines += _field("tries", f"this is number {attempt + 1:.0f}", width)
-    lines += _field("waits for", ", ".join(_texts(row.get("needs"))) or "nothing", width)
-    readers = [word(other.get("step")) for other in board.steps(run) if step in _texts(other.get("needs"))]
-    lines += _field("wait for it", ", ".join(readers) or "nothing", width)
-    if number(row.get("size")):
-        lines += _field("result", size(number(row.get("size"))), width)
+        lines += _said("attempts", f"{attempt + 1:.0f}", width)
+    lines += _said("needs", _states(board, run, names(row.get("needs"))), width)
+    readers = [name for name, other in step_rows(board, run) if step in names(other.get("needs"))]
+    lines += _said("needed by", _states(board, run, readers), width)
+    told = number(row.get("size"))
+    lines += _said("result", size(told) if told else "", width)
     lines += _error(row.get("error"), width)
-    return lines + _candidates(board.get("why", f"{run}/{step}"), width)
-
-
-def device_lines(board: Board, key: str, width: int) -> list[Line]:
-    """A device: how it is, how it is reached, what it offers, what runs there."""
-    row = board.get("device", key)
-    if not row:
-        return [((f" The device {key[:7]} is not known any more; esc goes back", "dim"),)]
-    glyph, style, state = device_state(row)
-    lines: list[Line] = [((f" {word(row.get('name'))}", "title"), (f"  {word(row.get('kind'))}  ", ""),
-                          (f"{glyph} {state}", style)), ()]  # fmt: skip
-    if row.get("simulated") is True:
-        lines += _field("note", "simulated: its hardware is a program", width)
-    lines += _field("id", key, width)
-    lines += _field("address", word(row.get("address")) or "-", width)
-    rtt, rate = number(row.get("rtt_ms")), number(row.get("bandwidth"))
-    if row.get("state") != "self":
-        link = "not measured yet" if rtt is None else f"{rtt:.1f} ms there and back"
-        lines += _field("link", link + (f", {size(rate)}/s" if rate is not None else ""), width)
-    lines += _field("network", word(row.get("radio")) or "not told", width)
-    lines += _field("power", battery_words(row), width)
-    load, slots = number(row.get("load")), number(row.get("slots"))
-    lines += _field(
-        "load", "-" if load is None else f"{load * 100:.0f}%, room for {slots or 0:.0f} steps at once", width
+    found, refused = why.get("candidates"), why.get("refused")
+    thought = [c for c in found if isinstance(c, Mapping)][:_LISTED] if isinstance(found, list) else []
+    could = [c for c in thought if number(c.get("seconds")) is not None]
+    could_not = {word(c.get("device")): c.get("why_not") for c in thought if number(c.get("seconds")) is None}
+    return (
+        lines + _could(could, width) + _could_not(could_not | dict(refused if isinstance(refused, dict) else {}), width)
     )
-    seen = number(row.get("seen"))
-    if seen is not None:
-        lines += _field("last here", f"{clock(seen)[:8]}, {duration(max(0.0, board.time - seen))} ago", width)
-    running = [f"{word(s.get('step'))} ({word(s.get('skill'))})" for _, s in board.all("step")
-               if s.get("device") == key and s.get("state") == "running"]  # fmt: skip
-    lines += _field("runs now", ", ".join(running) or "nothing of this device's runs", width)
-    names = sorted(_texts(board.get("skills", key).get("names")))
-    lines += [(), ((f" Offers {len(names)} skills", "title"),)]
-    return lines + _columns(names, width)
+
+
+def device_lines(board: Board, device: str, width: int) -> list[Line]:
+    """A device: how it is and how it is reached, what runs and ran there, and its skills."""
+    row = board.get("device", device)
+    if not row:
+        return [_cut(((f" {device} is not known any more", "dim"),), width)]
+    name, kind = word(row.get("name")) or device[:7], word(row.get("kind"))
+    lines = [_cut(((f" {name}", "title"), (f"  {kind}", ""), (f"  {_state(row, board.time)}", "")), width), ()]
+    lines += _said("id", device, width)
+    if row.get("simulated") is True:
+        lines += _said("simulated", "its hardware is a program", width, "busy")
+    lines += _said("link", _link(row), width)
+    lines += _said("address", word(row.get("address")), width)
+    charge, load, slots = (number(row.get(key)) for key in ("battery", "load", "slots"))
+    if charge is not None:
+        lines += _said("battery", f"{charge * 100:.0f} %{', charging' if row.get('charging') is True else ''}", width)
+    elif row.get("charging") is True:
+        lines += _said("battery", "mains", width)
+    if load is not None:
+        room = "" if slots is None else f", runs {slots:.0f} at once"
+        lines += _said("load", f"{load * 100:.0f} % of the processor{room}", width)
+    sessions = number(row.get("sessions"))
+    lines += _said("sessions", f"{sessions:.0f}" if sessions else "", width)
+    lines += _work(board, device, width)
+    return lines + _skills(board.get("skills", device).get("names"), width)
 
 
 def handoff_lines(board: Board, key: str, width: int) -> list[Line]:
-    """A handoff: its phases with their times, who owned what it is about before and after, and why it was made."""
+    """A handoff: from where to where, why, its phases with their times, and who owned it before and after."""
     row = board.get("handoff", key)
     if not row:
-        return [((" That handoff is not kept any more; esc goes back", "dim"),)]
-    state = word(row.get("state"))
-    what = word(row.get("step")) or word(row.get("skill"))
-    lines: list[Line] = [((f" {what}", "title"), (f"  {word(row.get('skill'))}  ", ""),
-                          (state, {"done": "good", "failed": "bad"}.get(state, "busy"))), ()]  # fmt: skip
-    lines += _field("from", f"{board.name_of(row.get('from'))} → {board.name_of(row.get('to'))}", width)
-    lines += _field("because", word(row.get("why")) or "it was not said why", width)
-    before, after = board.name_of(row.get("owner_before")), board.name_of(row.get("owner_after"))
-    lines += _field("owner", f"{before} before, {after} after", width)
-    lines += _field("run", word(row.get("run")), width)
-    if number(row.get("bytes")) is not None:
-        lines += _field("bytes", size(number(row.get("bytes"))), width)
-    lines += _field("took", duration(handoff_seconds(row)), width)
-    return [*lines, (), ((" Phases", "title"),), *_phases(row, width)]
+        return [_cut(((f" {key} is not known any more", "dim"),), width)]
+    what, skill = word(row.get("step")) or word(row.get("skill")), word(row.get("skill"))
+    way = f"  {board.name_of(row.get('from'))} → {board.name_of(row.get('to'))}"
+    lines = [_cut(((f" {what}", "title"), (way, "")), width), ()]
+    state = word(row.get("state")) or "moving"
+    glyph, style = {"done": ("✓", "good"), "failed": ("✗", "bad")}.get(state, ("⇄", "busy"))
+    lines += _said("state", f"{glyph} {state}", width, style)
+    lines += _said("why", word(row.get("why")), width)
+    lines += _said("skill", skill if skill != what else "", width)
+    goal = word(board.get("run", word(row.get("run"))).get("goal"))
+    lines += _said("run", f"{word(row.get('run'))}{f'  {goal}' if goal else ''}", width)
+    began = number(row.get("began"))
+    lines += _said("began", "" if began is None else f"{duration(max(0.0, board.time - began))} ago", width)
+    lines += _said("bytes", "" if number(row.get("bytes")) is None else size(number(row.get("bytes"))), width)
+    before, after = row.get("owner_before"), row.get("owner_after")
+    lines += _said("owner", f"{board.name_of(before)} before, {board.name_of(after)} after", width)
+    return lines + _phases(row.get("phases"), width)
 
 
-def _phases(row: Row, width: int) -> Iterable[Line]:
-    raw = row.get("phases")
-    phases = (
-        [(word(p[0]), number(p[1])) for p in raw if isinstance(p, list) and len(p) == 2]
-        if isinstance(raw, list)
-        else []
-    )
-    times = [at for _, at in phases if at is not None]
-    if not times:
-        return
-    begin, length = times[0], max(times[-1] - times[0], 1e-9)
-    for (name, at), (_, until) in zip(phases, [*phases[1:], ("", None)], strict=True):
-        if at is None:
-            continue
-        left = max(0, min(_BAR - 1, round((at - begin) / length * (_BAR - 1))))
-        end = left + 1 if until is None else max(left + 1, round((until - begin) / length * (_BAR - 1)))
-        took = "" if until is None else duration(until - at)
-        bar = (" " * left + "█" * (min(end, _BAR) - left)).ljust(_BAR)
-        yield ((f"  {fit(name, 12)} {clock(at)} ", ""), (bar, "accent"), (f" {took}", "dim"))
+# -- pieces of a step --------------------------------------------------------------------------------------------------
 
 
 def _times(board: Board, run: str, row: Row, width: int) -> list[Line]:
-    zero = number(board.get("run", run).get("began"))
-    planned = row.get("planned")
+    """Predicted first, predicted now, and as it was: seconds since the run began."""
+    zero = number(board.get("run", run).get("began")) or 0.0
+    first = row.get("planned")
+    if isinstance(first, list) and len(first) == 3:
+        planned = number(first[1]), number(first[2])
+        where = f" on {board.name_of(first[0])}" if first[0] != row.get("device") else ""
+    else:
+        planned, where = (None, None), ""
+    predicted = number(row.get("start")), number(row.get("end"))
+    real = number(row.get("began")), number(row.get("ended"))
     lines: list[Line] = []
-    if isinstance(planned, list) and len(planned) == 3:
-        lines += _field("thought at first", f"{_when(number(planned[1]), number(planned[2]), zero)} on "
-                        f"{board.name_of(planned[0])}", width)  # fmt: skip
-    start, end = number(row.get("start")), number(row.get("end"))
-    if start is not None and end is not None and row.get("began") is None:
-        lines += _field("thought now", _when(start, end, zero), width)
-    began, ended = number(row.get("began")), number(row.get("ended"))
-    if began is not None:
-        lines += _field("really", _when(began, ended, zero), width)
+    if predicted[0] is not None:
+        lines += _said("predicted", _span(*predicted, zero), width)
+    if planned[0] is not None and (planned != predicted or where):
+        lines += _said("at first", f"{_span(*planned, zero)}{where}", width)
+    if real[0] is not None:
+        lines += _said("in fact", _span(*real, zero), width)
     return lines
 
 
-def _when(begin: float | None, end: float | None, zero: float | None) -> str:
-    if begin is None:
-        return "-"
-    at = f"from {duration(max(0.0, begin - zero))} on" if zero is not None else "-"
-    return at if end is None else f"{at}, for {duration(end - begin)}"
+def _span(start: float | None, end: float | None, zero: float) -> str:
+    begin = "-" if start is None else duration(start - zero)
+    if start is None or end is None:
+        return f"{begin} →"
+    return f"{begin} → {duration(end - zero)}  ({duration(end - start)})"
+
+
+def _states(board: Board, run: str, steps: Iterable[str]) -> str:
+    """Steps by name, each with its sign."""
+    said = []
+    for name in steps:
+        state = word(board.get("step", f"{run}/{name}").get("state"))
+        said.append(f"{GLYPHS.get(state, ('…', ''))[0]} {name}")
+    return ", ".join(said)
 
 
 def _error(error: Any, width: int) -> list[Line]:
     if not isinstance(error, Mapping):
         return []
-    said = [word(error.get(part)) for part in ("what", "why")]
-    lines = _field("error", "; ".join(part for part in said if part), width, "bad")
-    return lines + (_field("try", word(error.get("hint")), width) if word(error.get("hint")) else [])
+    lines = _said("error", word(error.get("what")), width, "bad")
+    lines += _said("", word(error.get("why")), width, "bad")
+    hint = word(error.get("hint"))
+    return lines + _said("", f"try: {hint}" if hint else "", width, "accent")
 
 
-def _candidates(why: Row, width: int) -> list[Line]:
-    raw = why.get("candidates")
-    candidates = [c for c in raw if isinstance(c, Mapping)] if isinstance(raw, list) else []
-    refused = why.get("refused")
-    lines: list[Line] = []
-    if candidates:
-        head = f"  {fit('DEVICE', 16)} {right('TAKES', 7)} {right('INPUTS', 7)} {right('ENDS', 7)} {right('ENERGY', 8)}"
-        lines += [(), ((" Where it could run, and when it would end there", "title"),), ((head, "head"),)]
-    for c in candidates:
-        joules = number(c.get("joules"))
-        cells = [right(_seconds(c.get(name)), 7) for name in ("seconds", "ready", "end")]
-        energy = right("-" if joules is None else f"{joules:.3g} J", 8)
-        text = f"{fit(word(c.get('device')), 16)} {' '.join(cells)} {energy}  {word(c.get('why_not'))}"
-        lines.append((("> " if c.get("chosen") is True else "  ", "accent"), (fit(text, width - 2).rstrip(), "")))
-    if isinstance(refused, Mapping) and refused:
-        lines += [(), ((" Where it cannot run", "title"),)]
-        lines += [((f"  {fit(str(name), 16)} ", ""), (fit(str(reason), width - 20).rstrip(), "dim"))
-                  for name, reason in refused.items()]  # fmt: skip
+def _could(rows: list[Row], width: int) -> list[Line]:
+    """What was predicted of a step on each device that could run it; times from when that was worked out."""
+    if not rows:
+        return []
+    named = max(6, min(24, width - 46, max([12, *(cell_len(word(c.get("device"))) for c in rows)])))
+    head = f"   {fit('COULD RUN ON', named)} {right('TAKES', 6)} {right('INPUTS', 7)} {right('ENDS', 7)} "
+    lines: list[Line] = [(), _cut(((f"{head}{right('ENERGY', 8)}", "head"),), width)]
+    for c in rows:
+        chosen, energy = c.get("chosen") is True, number(c.get("joules"))
+        text = f"{fit(word(c.get('device')), named)} {right(duration(number(c.get('seconds'))), 6)} "
+        text += f"{right(duration(number(c.get('ready'))), 7)} {right(duration(number(c.get('end'))), 7)} "
+        text += right("-" if energy is None else joules(energy), 8)
+        begin = [(" → " if chosen else "   ", "good"), (text, "title" if chosen else "")]
+        lines += _after(begin, word(c.get("why_not")), width, named + 35)
     return lines
 
 
-def _seconds(value: Any) -> str:
-    return duration(number(value))
+def _could_not(found: Mapping[str, Any], width: int) -> list[Line]:
+    if not found:
+        return []
+    lines: list[Line] = [(), _cut((("   COULD NOT RUN ON", "head"),), width)]
+    rows = [(name, word(why)) for name, why in found.items()][:_LISTED]
+    named = max(6, min(24, width - 30, max(cell_len(name) for name, _ in rows)))
+    for name, why in rows:
+        lines += _after([("   ", ""), (fit(name, named), "")], why, width, named + 3)
+    return lines
 
 
-def _field(name: str, text: str, width: int, style: str = "") -> list[Line]:
-    parts = wrap(text, max(10, width - 20)) or [""]
-    return [((f"  {fit(name if i == 0 else '', 16)} ", "dim"), (fit(part, width - 19).rstrip(), style))
-            for i, part in enumerate(parts)]  # fmt: skip
+# -- pieces of a device ------------------------------------------------------------------------------------------------
 
 
-def _texts(value: Any) -> list[str]:
-    return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
+def _state(row: Row, now: float) -> str:
+    state = "leaving" if row.get("leaving") is True else word(row.get("state"))
+    said = {
+        "self": "● this device", "linked": "● ready", "via": f"◌ reached via {word(row.get('via')) or 'others'}",
+        "suspect": "? silent: nothing was heard of it for a while", "leaving": "◐ about to leave",
+    }.get(state, f"○ {state or 'gone'}")  # fmt: skip
+    seen = number(row.get("seen"))
+    return said if seen is None else f"{said}, last heard {duration(max(0.0, now - seen))} ago"
 
 
-def _columns(names: list[str], width: int) -> list[Line]:
-    across = max(1, (width - 2) // 26)
-    down = -(-len(names) // across)
-    return [(("  " + "".join(fit(name, 26) for name in names[i::down]), ""),) for i in range(down)]
+def _link(row: Row) -> str:
+    rtt, rate = number(row.get("rtt_ms")), number(row.get("bandwidth"))
+    parts = (
+        "" if rtt is None else f"{rtt:.1f} ms there and back", "" if rate is None else f"{size(rate)}/s",
+        word(row.get("radio")),
+    )  # fmt: skip
+    return ", ".join(part for part in parts if part)
+
+
+def _work(board: Board, device: str, width: int) -> list[Line]:
+    """What of the runs that are known ran, runs and will run there."""
+    lines: list[Line] = []
+    runs = board.rows["run"]
+    for run in sorted(runs, key=lambda r: (-(number(runs[r].get("began")) or 0.0), r)):
+        steps = step_rows(board, run)
+        here = [(name, row) for name, row in steps if row.get("device") == device]
+        if here:
+            share = f"{len(here)} of {len(steps)} steps"
+            seconds = _seconds(row for _, row in here)
+            everywhere = _seconds(row for _, row in steps)
+            if seconds and everywhere:
+                share += f", {duration(seconds)} ({seconds / everywhere * 100:.0f} % of all work)"
+            goal = word(runs[run].get("goal")) or run
+            lines.append(_cut((("   ", ""), (goal, "title"), (f"  {share}", "dim")), width))
+            lines += _said("", _states(board, run, (name for name, _ in here)), width)
+        if len(lines) > _LISTED:
+            break
+    return [(), _cut((("   RUNS", "head"),), width), *lines] if lines else []
+
+
+def _seconds(rows: Iterable[Row]) -> float:
+    ends = ((number(row.get("began")), number(row.get("ended"))) for row in rows)
+    return sum(max(0.0, end - start) for start, end in ends if start is not None and end is not None)
+
+
+def _skills(found: Any, width: int) -> list[Line]:
+    """Its skills, in columns that read downwards."""
+    there = sorted(names(found))
+    if not there:
+        return []
+    column = max(1, min(max(cell_len(name) for name in there) + 2, width - 3))
+    count = max(1, (width - 3) // column)
+    height = -(-len(there) // count)
+    lines: list[Line] = [(), _cut(((f"   SKILLS  {len(there)}", "head"),), width)]
+    for y in range(height):
+        lines.append(_cut((("   ", ""), ("".join(fit(name, column) for name in there[y::height]), "")), width))
+    return lines
+
+
+# -- pieces of a handoff -----------------------------------------------------------------------------------------------
+
+
+def _phases(found: Any, width: int) -> list[Line]:
+    """Each phase with the time until it was reached, as a bar below those before it."""
+    phases = [
+        (str(p[0]), at) for p in (found if isinstance(found, list) else [])[:_LISTED]
+        if isinstance(p, list) and len(p) == 2 and (at := number(p[1])) is not None
+    ]  # fmt: skip
+    if not phases:
+        return []
+    named = max(6, min(16, width - 30, max(cell_len(name) for name, _ in phases)))
+    room = max(1, width - named - 22)
+    first, last = phases[0][1], max(at for _, at in phases)
+    scale = room / max(last - first, 1e-9)
+    lines: list[Line] = [
+        (),
+        _cut(((f"   {fit('PHASE', named)} {right('AFTER', 7)} {right('TOOK', 7)}", "head"),), width),
+    ]
+    before = first
+    for name, at in phases:
+        left, end = (int(max(0.0, min(room, (t - first) * scale))) for t in (before, at))
+        bar = " " * left + "█" * max(0, end - left) if at > before else ""
+        bar = f"{bar}▏" if at > before and end == left < room else bar
+        took = "" if at == first else right(duration(max(0.0, at - before)), 7)
+        lines.append(_cut((("   ", ""), (fit(name, named), ""), (f" {right(duration(at - first), 7)} ", "dim"),
+                           (fit(took, 7), ""), ("  ", ""), (bar, "accent")), width))  # fmt: skip
+        before = max(before, at)
+    return lines
+
+
+# -- text --------------------------------------------------------------------------------------------------------------
+
+
+def _said(label: str, text: str, width: int, style: str = "") -> list[Line]:
+    """A text after what it is, in as many lines as it takes; none if there is no text."""
+    return _after([(f"   {fit(label, _LABEL)}", "dim")], text, width, _LABEL + 3, style) if text else []
+
+
+def _after(begin: list[Span], text: str, width: int, indent: int, style: str = "dim") -> list[Line]:
+    """A text in lines, beside a beginning of `indent` cells, or below it where there is no room."""
+    if not text:
+        return [_cut(tuple(begin), width)]
+    room = width - indent - 2
+    if room < 16:
+        below = max(0, min(6, width - 10))
+        under = (_cut(((" " * below, ""), (part, style)), width) for part in wrap(text, width - below))
+        return [_cut(tuple(begin), width), *under]
+    parts = list(wrap(text, room))
+    lines = [_cut((*begin, ("  ", ""), (parts[0], style)), width)]
+    return [*lines, *(((" " * (indent + 2), ""), (part, style)) for part in parts[1:])]
+
+
+def wrap(text: str, width: int) -> Iterator[str]:
+    """The text in pieces of at most `width` cells, between words where it can."""
+    width = max(2, width)
+    line = ""
+    for piece in text.split():
+        if line and cell_len(line) + 1 + cell_len(piece) > width:
+            yield line
+            line = ""
+        *whole, piece = chop_cells(piece, width) if cell_len(piece) > width else [piece]
+        if whole and line:
+            yield line
+            line = ""
+        yield from whole
+        line = f"{line} {piece}" if line else piece
+    yield line
+
+
+def _cut(line: Line, width: int) -> Line:
+    """The line, in no more cells than there are."""
+    kept: list[Span] = []
+    for text, style in line:
+        cells = cell_len(text)
+        if cells > width:
+            kept.append((fit(text, width), style))
+            break
+        kept.append((text, style))
+        width -= cells
+    return tuple(kept)

@@ -1,169 +1,379 @@
-"""Where each step of a plan lies on the screen: a lane per device, sub-lanes so that no two boxes touch.
+"""A run as bars on lanes: which device, from when to when, in which row; for the plan view.
 
-Times are wall seconds. A step that ran lies where it ran, one that did not where it is predicted to.
+Laws: a lane is a device, a row of it (a sub-lane) holds bars that do not overlap, their names included. A bar is drawn
+right of those that it needs, also where all of them are shorter than a cell; time is stretched where it is full of
+short steps. What is not known yet is drawn where it is predicted; what should have begun by now, from now on.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import floor
+from dataclasses import dataclass, replace
+from heapq import heappop, heappush
+from math import ceil, log2
 from typing import Final
+
+from rich.cells import cell_len
 
 from .board import Board, Row, number, word
 
-ENDED: Final = frozenset(("done", "submitted", "skipped", "failed", "denied", "unknown", "cancelled"))
-WIDTHS: Final = (12, 9, 7, 5, 4, 3, 2, 1)
-"""Cells that a step's name may have at most: the first number with which all fit."""
-FUTURE: Final = 1e7
-"""Seconds from its beginning beyond which nothing of a run is drawn."""
+FINAL: Final = frozenset({"done", "submitted", "skipped", "failed", "denied", "unknown", "cancelled"})
+"""States that a step does not leave."""
+_BEGUN: Final = FINAL | {"running"}
+_LONGEST: Final = 1e9
+"""Seconds that a run is shown for at most."""
+_GUESS: Final = 1.0
+"""Seconds of a step of which nobody says how long it takes."""
+_PUSHED: Final = 8
+"""Cells that a bar may be drawn later than it was, to be right of what it needs."""
+_INSIDE: Final = 7
+"""Cells of a bar that a cut name still goes into; into fewer only a whole one."""
+_WIDTHS: Final = (16, 12, 9, 7, 5, 3, 1)
+"""Cells that each bar has at least, if its name takes so many: the first of these with which all fit."""
+_FOR_NAMES: Final = 0.6
+"""The part of all cells that names may take from straight time."""
+_NEWTON: Final = 8
+_NAMES: Final = (24, 14, 8, 4, 0)
+"""Cells of a name beside its bar, as there is room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A step on a device; times in seconds since the run began."""
+
+    step: str
+    device: str
+    """Its id; empty: it has none yet."""
+    state: str
+    """As the step's row says, or `moved`: where a step was before."""
+    start: float
+    end: float
+    planned: tuple[float, float] | None = None
+    """As first predicted, on this device."""
+    fraction: float = 0.0
+    needs: tuple[int, ...] = ()
+    """Numbers of the bars that come before."""
+    reads: tuple[int, ...] = ()
+    """Numbers of the bars on other devices whose results come here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A run's bars, in the order of its plan (where a step was before it moved comes before it), and its devices."""
+
+    bars: tuple[Bar, ...]
+    lanes: tuple[str, ...]
+    """The devices, the owner first, then as they are first used."""
+    began: float
+    """Wall time of its second 0."""
+    span: float
+    """Seconds that show all of it."""
+    now: float | None
+    """Seconds since it began, while it goes on."""
+    numbers: dict[str, int]
+    """Number of each step's bar."""
+
+    def order(self) -> list[int]:
+        """The steps' bars by time."""
+        return sorted(self.numbers.values(), key=lambda i: (self.bars[i].start, i))
+
+
+def live(row: Row) -> bool:
+    """Whether a run goes on."""
+    return row.get("state") in ("running", "cancelling") and number(row.get("ended")) is None
+
+
+def scene(board: Board, run: str, now: float) -> Scene:
+    """What a board knows of a run; `now` is wall time."""
+    row = board.get("run", run)
+    going = live(row)
+    steps = step_rows(board, run)
+    began = number(row.get("began"))
+    if began is None:
+        known = [at for _, step in steps for at in (number(step.get("began")), number(step.get("start"))) if at]
+        began = min(known, default=now)
+    second = _clip(now - began) if going else None
+    bars: list[Bar] = []
+    numbers: dict[str, int] = {}
+    left = _left(board, run, began)
+    for name, step in steps:
+        bar = _bar(name, step, bars, numbers, began, second)
+        before = _before(bar, step, left.get(name), began)
+        if before is not None:
+            bars.append(before)
+            way = (len(bars) - 1,)
+            bar = replace(bar, needs=bar.needs + way, reads=bar.reads + way, planned=None)
+        numbers[name] = len(bars)
+        bars.append(bar)
+    ends = [at for bar in bars for at in (bar.end, *(bar.planned or ()))]
+    span = _round_up(max([*ends, second or 0.0, 1e-3]))
+    return Scene(tuple(bars), _lanes(bars, word(row.get("owner"))), began, span, second, numbers)
+
+
+def step_rows(board: Board, run: str) -> list[tuple[str, Row]]:
+    """The steps of a run that are known, by name, in the order of its plan."""
+    there, order = board.rows["step"], board.get("run", run).get("steps")
+    names = dict.fromkeys(name for name in order if isinstance(name, str)) if isinstance(order, list) else {}
+    return [(name, there[f"{run}/{name}"]) for name in names if f"{run}/{name}" in there]
+
+
+def names(value: object) -> list[str]:
+    """The texts in a list from elsewhere."""
+    return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
+
+
+def _bar(name: str, row: Row, bars: list[Bar], numbers: dict[str, int], began: float, now: float | None) -> Bar:
+    def at(value: object) -> float | None:
+        if value is None:
+            return None
+        found = number(value)
+        return None if found is None else _clip(found - began)
+
+    state = word(row.get("state")) or "waiting"
+    device = word(row.get("device"))
+    first = row.get("planned")
+    planned = None
+    first_start = first_end = None
+    if isinstance(first, list) and len(first) == 3:
+        first_start, first_end = at(first[1]), at(first[2])
+        if first_start is not None and first_end is not None and first[0] == device:
+            planned = (first_start, max(first_start, first_end))
+    told, reads = row.get("needs"), row.get("reads")
+    needs = tuple([numbers[need] for need in names(told) if need in numbers])
+    ready = max([bars[i].end for i in needs], default=0.0)
+    start, end = at(row.get("start")), at(row.get("end"))
+    if start is None or end is None:
+        start, end = first_start, first_end
+    if start is None or end is None:
+        start, end = ready, ready + _GUESS
+    length = max(0.0, end - start)
+    really, stopped = at(row.get("began")), at(row.get("ended"))
+    if state in _BEGUN or really is not None:
+        start = really if really is not None else stopped if stopped is not None else start
+        if stopped is not None:
+            end = stopped
+        elif state in FINAL:
+            end = max(end, start) if really is not None else start
+        else:
+            end = max(end, now or 0.0)
+    elif now is not None:
+        start = max(start, ready, now)
+        end = start + length
+    sources = dict.fromkeys(names(reads if isinstance(reads, list) else told))
+    return Bar(
+        name, device, state, start, max(start, end), planned, min(1.0, max(0.0, number(row.get("fraction")) or 0.0)),
+        needs, tuple([numbers[s] for s in sources if s in numbers and bars[numbers[s]].device != device]),
+    )  # fmt: skip
+
+
+def _left(board: Board, run: str, began: float) -> dict[str, tuple[str, float]]:
+    """The device that each step that moved left last, and when."""
+    left: dict[str, tuple[str, float]] = {}
+    for row in sorted(board.rows["handoff"].values(), key=lambda r: number(r.get("began")) or 0.0):
+        at = number(row.get("began"))
+        if row.get("run") == run and at is not None:
+            left[word(row.get("step"))] = (word(row.get("from")), _clip(at - began))
+    return left
+
+
+def _before(bar: Bar, row: Row, left: tuple[str, float] | None, began: float) -> Bar | None:
+    """Where a step was before it moved."""
+    first = row.get("planned")
+    if not isinstance(first, list) or len(first) != 3:
+        return None
+    begin, end = number(first[1]), number(first[2])
+    if begin is None or end is None:
+        return None
+    device, until = left or (word(first[0]), min(_clip(end - began), bar.start))
+    if not device or not bar.device or device == bar.device:
+        return None
+    return Bar(bar.step, device, "moved", min(_clip(begin - began), until), until)
+
+
+def _lanes(bars: list[Bar], owner: str) -> tuple[str, ...]:
+    first: dict[str, tuple[float, int]] = {}
+    for i, bar in enumerate(bars):
+        at = bar.planned[0] if bar.planned else bar.start
+        first[bar.device] = min(first.get(bar.device, (at, i)), (at, i))
+    return tuple(sorted(first, key=lambda device: (device == "", device != owner, first[device])))
+
+
+def _clip(seconds: float) -> float:
+    return 0.0 if seconds < 0 else _LONGEST if seconds > _LONGEST else seconds
+
+
+def _round_up(span: float) -> float:
+    """A little more than `span`, so that the picture is not scaled anew every time a run takes longer."""
+    step = 2.0 ** (ceil(log2(span)) - 4)
+    return step * ceil(span / step + 1e-9)
+
+
+# -- cells -------------------------------------------------------------------------------------------------------------
+
+
+class Scale:
+    """Which cell a moment lies in: as straight as it can be while short steps have cells for their names."""
+
+    def __init__(self, times: Sequence[float], cells: Sequence[float]) -> None:
+        self._times, self._cells = times, cells
+        self._known = {at: int(cell + 1e-6) for at, cell in zip(times, cells, strict=True)}
+
+    def __call__(self, seconds: float) -> int:
+        """The cell of a moment within the run."""
+        known = self._known.get(seconds)
+        return int(_between(self._times, self._cells, seconds) + 1e-6) if known is None else known
+
+    def seconds(self, cell: float) -> float:
+        """The moment at the left edge of a cell."""
+        return _between(self._cells, self._times, cell)
+
+
+def _between(places: Sequence[float], values: Sequence[float], place: float) -> float:
+    i = max(1, min(len(places) - 1, bisect_right(places, place)))
+    width = places[i] - places[i - 1]
+    return values[i - 1] + (values[i] - values[i - 1]) * ((place - places[i - 1]) / width if width > 0 else 1.0)
+
+
+def scale(scene: Scene, room: float) -> Scale:
+    """A scene's seconds on `room` cells."""
+    moments = {0.0, scene.span, *(bar.start for bar in scene.bars), *(bar.end for bar in scene.bars)}
+    times = sorted(moments)
+    number_of = {at: i for i, at in enumerate(times)}
+    ends: list[list[tuple[int, int, int]]] = [[] for _ in times]
+    for bar in scene.bars:
+        if bar.end > bar.start:
+            ends[number_of[bar.end]].append((number_of[bar.start], cell_len(bar.step) + 2, 1 if bar.reads else 0))
+    for most in _WIDTHS:
+        cells, slope = _stretch(times, ends, 0.0, most)
+        if cells[-1] <= room * _FOR_NAMES:
+            break
+    rate = room / scene.span
+    cells, slope = _stretch(times, ends, rate, most)
+    for _ in range(_NEWTON):  # the width is convex in the rate: from above, each step comes nearer and none too far
+        if cells[-1] <= room + 0.5 or slope <= 0:
+            break
+        rate = max(0.0, rate - (cells[-1] - room) / slope)
+        cells, slope = _stretch(times, ends, rate, most)
+    return Scale(times, cells)
+
+
+def _stretch(
+    times: Sequence[float], ends: Sequence[Sequence[tuple[int, int, int]]], rate: float, most: int
+) -> tuple[list[float], float]:
+    """The cell of each moment at `rate` cells a second, where each bar has at least the cells for `most` of its name;
+    and by how much the last one moves with the rate."""
+    cells, slopes = [0.0], [0.0]
+    for i in range(1, len(times)):
+        length = times[i] - times[i - 1]
+        at, slope = cells[-1] + length * rate, slopes[-1] + length
+        for begin, wanted, lead in ends[i]:
+            least = cells[begin] + lead + (wanted if wanted < most else most)
+            if least > at:
+                at, slope = least, slopes[begin]
+        cells.append(at)
+        slopes.append(slope)
+    return cells, slopes[-1]
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A step: when it begins and ends, drawn from cell `left` to before cell `right` of the line `line`."""
+    """A bar in cells: `left` to `right` is its time, `until` the end of the name beside it."""
 
-    step: str
-    device: str
-    begin: float
-    end: float
-    row: Row
-    left: int = 0
-    right: int = 0
-    line: int = 0
+    bar: int
+    row: int
+    left: int
+    right: int
+    until: int
+    inside: bool
+    """Whether its name is in it."""
+    lead: int
+    """1 if its first cell is for the arrow of what comes from other devices."""
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """When a run begins and ends, real or predicted."""
+class Layout:
+    """Every bar of a scene in its row."""
 
-    begin: float
-    end: float
-
-    @property
-    def seconds(self) -> float:
-        """Its length; never nothing."""
-        return max(self.end - self.begin, 1e-3)
+    boxes: tuple[Box, ...]
+    """In the order of the scene's bars."""
+    tops: dict[str, int]
+    """First row of each device."""
+    rows: int
 
 
-def boxes_of(board: Board, run: str, now: float) -> tuple[list[Box], list[str]]:
-    """The steps that have a time and a device, by when they begin; and the names of those that have none yet."""
-    found, without = [], []
-    began = number(board.get("run", run).get("began"))
-    for row in board.steps(run):
-        step, device = word(row.get("step")), word(row.get("device"))
-        begin, end = _times(row, now)
-        if not device or begin is None or end is None or (began is not None and abs(begin - began) > FUTURE):
-            without.append(step)
-            continue
-        found.append(Box(step, device, begin, min(end, begin + FUTURE), row))
-    found.sort(key=lambda box: (box.begin, box.end, box.step))
-    return found, without
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """A bar without a row: `names` is how many cells its name takes beside it, all of it."""
+
+    left: int
+    right: int
+    lead: int
+    names: int
 
 
-def _times(row: Row, now: float) -> tuple[float | None, float | None]:
-    began, ended = number(row.get("began")), number(row.get("ended"))
-    start, end = number(row.get("start")), number(row.get("end"))
-    state = word(row.get("state"))
-    planned = row.get("planned")
-    if start is None and isinstance(planned, list) and len(planned) == 3:
-        start, end = number(planned[1]), number(planned[2])
-    if state in ENDED:
-        if ended is None:
-            return start, end
-        begin = ended if began is None else began
-        return begin, max(begin, ended)
-    if began is not None:
-        length = (end - start) if end is not None and start is not None else 0.0
-        return began, max(began + max(0.0, length), now)
-    if start is None or end is None:
-        return None, None
-    late = max(0.0, now - start)  # what has not begun cannot begin in the past
-    return start + late, max(start, end) + late
+def lay_out(scene: Scene, cell: Scale, height: int) -> Layout:
+    """Put every bar into a row; names beside bars are as long as `height` rows allow.
 
-
-def span_of(board: Board, run: str, boxes: Sequence[Box]) -> Span:
-    """From when a run began until all of it is over."""
-    begin = number(board.get("run", run).get("began"))
-    first = min((box.begin for box in boxes), default=0.0)
-    begin = first if begin is None else min(begin, first) if boxes else begin
-    return Span(begin, max((box.end for box in boxes), default=begin + 1.0))
-
-
-class Scale:
-    """Which cell a moment lies in. Straight, or stretched where short steps are, so that their names can be read."""
-
-    def __init__(self, times: Sequence[float], cells: Sequence[float], rate: float) -> None:
-        self._times, self._cells, self.rate = times, cells, rate
-
-    def __call__(self, at: float) -> float:
-        """The cell of a moment; beyond the known ones as fast as elsewhere."""
-        times, cells = self._times, self._cells
-        i = bisect_right(times, at)
-        if i == 0:
-            return cells[0] + (at - times[0]) * self.rate
-        if i == len(times):
-            return cells[-1] + (at - times[-1]) * self.rate
-        part = (at - times[i - 1]) / (times[i] - times[i - 1])
-        return cells[i - 1] + part * (cells[i] - cells[i - 1])
-
-
-def straight(origin: float, rate: float) -> Scale:
-    """So many cells a second."""
-    return Scale([origin], [0.0], rate)
-
-
-def stretched(boxes: Sequence[Box], span: Span, room: int) -> Scale:
-    """The whole of a run in `room` cells: as straight as it can be while each step has cells for its name."""
-    times = sorted({span.begin, span.end, *(box.begin for box in boxes), *(box.end for box in boxes)})
-    number_of = {at: i for i, at in enumerate(times)}
-    ends: list[list[tuple[int, int]]] = [[] for _ in times]
-    for box in boxes:
-        ends[number_of[box.end]].append((number_of[box.begin], len(box.step) + 2))
-    for most in WIDTHS:
-        if _cells(times, ends, 0.0, most)[-1] <= room * 0.8:
-            break
-    low, high = 0.0, room / span.seconds
-    for _ in range(16):
-        rate = (low + high) / 2
-        low, high = (rate, high) if _cells(times, ends, rate, most)[-1] <= room else (low, rate)
-    return Scale(times, _cells(times, ends, low, most), low)
-
-
-def _cells(times: Sequence[float], ends: Sequence[Sequence[tuple[int, int]]], rate: float, most: int) -> list[float]:
-    """The cell of each moment, if time runs at that rate and each step has at least its name's cells, up to `most`."""
-    cells = [0.0]
-    for i in range(1, len(times)):
-        at = cells[-1] + (times[i] - times[i - 1]) * rate
-        for begin, wanted in ends[i]:
-            if begin < i:
-                at = max(at, cells[begin] + min(wanted, most))
-        cells.append(at)
-    return cells
-
-
-def lay(boxes: Sequence[Box], owner: str, cell: Scale) -> tuple[list[Box], list[str], list[int]]:
-    """Boxes on lines: the boxes, of each line its device, and the lines with which a device begins.
-
-    Lines are filled first-fit in the order in which steps begin.
+    Names are worth scrolling: they may take twice as many.
     """
-    devices = list(dict.fromkeys([*(box.device for box in boxes if box.device == owner), *(b.device for b in boxes)]))
-    placed: list[Box] = []
-    names: list[str] = []
-    firsts: list[int] = []
-    for device in devices:
-        firsts.append(len(names))
+    shapes = _shapes(scene, cell)
+    beside, margin = 0, 0
+    rows, tops, count = _pack(scene, shapes, beside, margin)
+    most = max(height, 2 * count)
+    for wanted in _NAMES:
+        found = _pack(scene, shapes, wanted, 1)
+        if found[2] <= most:
+            (rows, tops, count), beside = found, wanted
+            break
+    apart = count + len(scene.lanes) <= height  # then an empty row below each device
+    number_of = {device: i if apart else 0 for i, device in enumerate(scene.lanes)}
+    boxes = tuple(
+        Box(i, rows[i] + number_of[scene.bars[i].device], s.left, s.right, s.right + min(s.names, beside),
+            s.names == 0, s.lead) for i, s in enumerate(shapes)
+    )  # fmt: skip
+    tops = {device: top + number_of[device] for device, top in tops.items()}
+    return Layout(boxes, tops, count + (len(scene.lanes) - 1 if apart else 0))
+
+
+def _shapes(scene: Scene, cell: Scale) -> list[_Shape]:
+    shapes: list[_Shape] = []
+    read = {source for bar in scene.bars for source in bar.reads}
+    for i, bar in enumerate(scene.bars):
+        true, lead = cell(bar.start), 1 if bar.reads else 0
+        needed = max([shapes[n].right for n in bar.needs if scene.bars[n].end <= bar.start], default=0)
+        left = max(true, min(needed, true + _PUSHED))
+        right = max(left + 1 + lead + (i in read), cell(bar.end))
+        name = cell_len(bar.step)
+        inside = right - left >= min(name + 2, _INSIDE) + lead
+        shapes.append(_Shape(left, right, lead, 0 if inside else name))
+    return shapes
+
+
+def _pack(scene: Scene, shapes: list[_Shape], beside: int, margin: int) -> tuple[list[int], dict[str, int], int]:
+    """First fit by start: each bar into the first row of its device that is free there; the rows, each device's first
+    one, and how many there are."""
+    by_lane: dict[str, list[tuple[int, int]]] = {device: [] for device in scene.lanes}
+    for i, shape in enumerate(shapes):
+        by_lane[scene.bars[i].device].append((shape.left - margin * shape.lead, i))
+    rows, tops, top = [0] * len(shapes), {}, 0
+    for device, bars in by_lane.items():
+        tops[device] = top
+        taken: list[tuple[int, int]] = []
         free: list[int] = []
-        for box in boxes:
-            if box.device != device:
-                continue
-            left = floor(cell(box.begin) + 1e-6)
-            right = max(left + 1, floor(cell(box.end) + 1e-6))
-            line = next((i for i, until in enumerate(free) if until <= left), len(free))
-            if line == len(free):
-                free.append(0)
-            free[line] = right
-            placed.append(Box(box.step, device, box.begin, box.end, box.row, left, right, len(names) + line))
-        names += [device] * len(free)
-    return placed, names, firsts
+        count = 0
+        for left, i in sorted(bars):
+            while taken and taken[0][0] <= left:
+                heappush(free, heappop(taken)[1])
+            if free:
+                row = heappop(free)
+            else:
+                row, count = count, count + 1
+            rows[i] = top + row
+            name = min(shapes[i].names, beside)
+            heappush(taken, (shapes[i].right + name + (name > 0), row))
+        top += max(1, count)
+    return rows, tops, top

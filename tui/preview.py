@@ -1,34 +1,43 @@
-"""A plan that did not begin, as a board: the plan view and the details show it as they show a run."""
+"""A plan that did not begin, as rows of a board: so the same views show how it would run, and why so."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
 
-from .board import Board, Row
+from .board import Board, Row, number, word
 
 RUN: Final = "preview"
+"""Id of the run that is shown; its state is `planned`."""
 
 
 def preview_board(answer: Mapping[str, Any], me: Row) -> Board:
-    """What the verb `plan` answers (goal, seconds, joules, steps with device, start, end, candidates) as rows."""
-    steps = [step for step in answer.get("steps") or () if isinstance(step, Mapping)]
-    names = {str(step.get("device")) for step in steps} | {str(me.get("name"))}
-    rows: dict[str, Any] = {"self/": dict(me), **{f"device/{name}": {"id": name, "name": name} for name in names}}
-    rows[f"run/{RUN}"] = {
-        "run": RUN, "goal": answer.get("goal"), "state": "planned", "began": None, "ended": None,
-        "owner": me.get("name"), "steps": [str(step.get("step")) for step in steps],
-        "makespan": answer.get("seconds"), "joules": answer.get("joules"),
-    }  # fmt: skip
+    """A board with what the verb `plan` answered, and `me`, the row of the device that would own the run.
+
+    The run begins at second 0; devices are known by their names alone. What is not of the answer's form is left out.
+    """
+    names = {word(me.get("name")): word(me.get("id"))}
+
+    def device(name: Any) -> str:
+        return names.get(word(name)) or word(name)
+
+    told = answer.get("steps")
+    steps = [step for step in told if isinstance(step, Mapping)] if isinstance(told, list) else []
+    steps = [step for step in steps if word(step.get("step"))]
+    rows: dict[str, Any] = {"self/": dict(me), f"device/{word(me.get('id'))}": dict(me)}
     for step in steps:
-        name = str(step.get("step"))
-        device, start, end = str(step.get("device")), step.get("start"), step.get("end")
+        name, where = word(step.get("step")), device(step.get("device"))
+        rows.setdefault(f"device/{where}", {"id": where, "name": word(step.get("device"))})
         rows[f"step/{RUN}/{name}"] = {
             "run": RUN, "step": name, "skill": step.get("skill"), "needs": step.get("needs"), "state": "waiting",
-            "device": device, "start": start, "end": end, "planned": [device, start, end], "why": step.get("why"),
+            "device": where, "start": step.get("start"), "end": step.get("end"), "why": step.get("why"),
         }  # fmt: skip
-        could = [c for c in step.get("candidates") or () if isinstance(c, Mapping) and c.get("seconds") is not None]
-        rows[f"why/{RUN}/{name}"] = {"why": step.get("why"), "candidates": could, "refused": step.get("refused") or {}}
+        rows[f"why/{RUN}/{name}"] = {key: step.get(key) for key in ("why", "candidates", "refused")}
+    rows[f"run/{RUN}"] = {
+        "run": RUN, "goal": answer.get("goal"), "state": "planned", "began": 0.0, "owner": word(me.get("id")),
+        "steps": [word(step.get("step")) for step in steps], "makespan": number(answer.get("seconds")),
+        "late": answer.get("late"),
+    }  # fmt: skip
     board = Board()
-    board.take({"seq": 0, "time": 0.0, "whole": True, "rows": rows})
+    board.take({"seq": 0, "whole": True, "time": 0.0, "rows": rows})
     return board
