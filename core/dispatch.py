@@ -190,7 +190,7 @@ class Dispatch(Watch):
             if s.state == "armed" and s.device == place.device:
                 s.predicted = place
                 continue
-            s.why = found.why(s.step.id)
+            s.found, s.why = found, found.why(s.step.id)
             changed[s.step.id] = {
                 "device": self.mesh.name_of(place.device),
                 "why": s.why,
@@ -385,6 +385,7 @@ class Dispatch(Watch):
         elif answer["state"] != "absent":
             self.report(s.device, answer)
         elif s.state == "armed":
+            self.tell("step.freed", s)
             self._place(s, place)
         self.poke()
 
@@ -394,6 +395,7 @@ class Dispatch(Watch):
         if held and s.away_since is not None and s.state == "armed":
             self.release(s)
             self.left.setdefault(s.device, set()).add(s.step.id)
+            self.tell("step.freed", s)
             s.device = ""
             self.replan(f"{s.step.id} had not begun")
         self.poke()

@@ -27,6 +27,7 @@ KINDS: Final = {
     "run.done": "a run ended: run, state, seconds",
     "step.armed": "a device holds a step that waits for its inputs: run, step, device",
     "step.started": "run, step, device, attempt",
+    "step.freed": "a step that had not begun was given back, or cannot begin any more where it was: run, step, device",
     "step.progress": "run, step, device, fraction, note",
     "step.retried": "run, step, device, why",
     "step.done": "run, step, device, state, seconds, bytes",

@@ -459,6 +459,11 @@ class Members:
         absent.sort(key=lambda r: (-r.seen, r.device.name, r.device.id))
         return [*((device, None) for device in here), *((r.device, r.seen) for r in absent)]
 
+    def seen(self, device: str) -> float | None:
+        """When the device of that id was last here; `None`: it is here now, or not known."""
+        record = self._records.get(device)
+        return None if record is None or record is self._mine or device in self._reach() else record.seen
+
     def find(self, id_or_name: str) -> Device | None:
         """The device with that id, or else with that name (one that is here before one that is not), if it is known.
 

@@ -23,7 +23,7 @@ from .journal import Journal, StepRow
 from .labels import Flows, Label, Labels
 from .loop import new_wake
 from .plan import Plan, Step
-from .scheduler import Placed
+from .scheduler import Assignment, Placed
 from .skill import Effect
 
 OFF_PART, OFF_SECONDS = 0.2, 0.05
@@ -118,6 +118,8 @@ class StepState:
     predicted: Placed | None = None
     planned: Placed | None = None
     """As it was predicted first."""
+    found: Assignment | None = None
+    """By what it was placed: it can say why, and what was thought of other devices then."""
     fraction: float = 0.0
     note: str = ""
     """How far it is, and in what, as its device told last."""
@@ -184,6 +186,11 @@ class Run:
     def poke(self) -> None:
         """Something changed: compare again."""
         self._wake.set()
+
+    @property
+    def cancelling(self) -> bool:
+        """Whether somebody had it stopped."""
+        return self._cancelling
 
     def cancel(self) -> None:
         """Stop: cancel what runs, start nothing more."""

@@ -2,14 +2,14 @@
 
 A frame: `{"schema": 1, "seq": n, "time": wall seconds, "rows": {key: row or null}, "events": [event...]}`; the first is
 `whole`. Laws: an event marks keys, nothing more; a row is made when a frame is due and only if it was marked. What a
-viewer did not take yet is bounded: its marks by the number of rows, its events by KEEP (the oldest go, and are counted
-in `gap`). So a viewer that is slow, or stopped, costs the node nothing but that.
+viewer did not take yet is bounded: its marks by MARKS (beyond them its next frame is whole again), its events by KEEP
+(the oldest go, and are counted in `gap`). So a viewer that is slow, or stopped, costs the node nothing but that.
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
@@ -28,6 +28,8 @@ from .plan_view import with_name
 SCHEMA: Final = 1
 KEEP: Final = 1000
 """Events that wait for a viewer."""
+MARKS: Final = 10_000
+"""Marks that wait for a viewer: rows come and go, and one that is stopped takes none of them."""
 RUNS: Final = 20
 """Runs that are shown, the newest; those that ended go first."""
 HANDOFFS: Final = 200
@@ -58,14 +60,20 @@ class Viewer:
         self._events: deque[Event] = deque(known[-KEEP:])
         self._missed = 0
         self._seq = 0
+        self._whole = True
         self._news = anyio.Event()
 
     def mark(self, keys: Iterable[str]) -> None:
         """These rows changed, or came, or went."""
+        if self._whole:
+            return
         before = len(self._marked)
         self._marked.update((key, None) for key in keys if self._wants(key))
-        if len(self._marked) != before:
-            self._news.set()
+        if len(self._marked) > MARKS:
+            self._marked, self._whole = {}, True
+        elif len(self._marked) == before:
+            return
+        self._news.set()
 
     def tell(self, event: Event) -> None:
         """Something happened."""
@@ -79,7 +87,7 @@ class Viewer:
     @property
     def waiting(self) -> bool:
         """Whether there is something that it was not shown yet."""
-        return bool(self._marked or self._events)
+        return bool(self._whole or self._marked or self._events)
 
     async def news(self) -> None:
         """Wait until there is something to show."""
@@ -89,9 +97,9 @@ class Viewer:
 
     def frame(self) -> Row:
         """All that is new since the last one."""
-        feed, whole = self._feed, self._seq == 0
+        feed, whole, self._whole = self._feed, self._whole, False
         if whole:
-            self.mark(feed.keys())
+            self._marked = dict.fromkeys(filter(self._wants, feed.keys()))
         rows = feed.rows(self._take())
         events, self._events = self._events, deque()
         frame: Row = {"schema": SCHEMA, "seq": self._seq, "time": feed.node.wall(), "rows": rows,
@@ -122,13 +130,15 @@ class Feed:
         self._viewers: list[Viewer] = []
         self._made: dict[str, Row] = {}
         self._stale: set[str] = set()
+        self._now: _Now
         self._measured = float("-inf")
         self._handoffs: dict[str, Row] = {}
         self._moving: dict[tuple[str, str], str] = {}
         """The key of the last handoff of a step."""
         self._homes: dict[tuple[str, str], str] = {}
         """The device that each step of the runs that go on was armed on last."""
-        self._decided: dict[tuple[str, str], tuple[float, str]] = {}
+        self._freed: dict[tuple[str, str], float] = {}
+        """When a step was freed there."""
         node.events.listen(self._heard)
 
     # -- viewers -------------------------------------------------------------------------------------------------------
@@ -163,14 +173,16 @@ class Feed:
         """Mark what changes without an event."""
         now = self.node.clock()
         if now - self._measured >= LOOKS:
-            self._measured = now
-            keys = [f"device/{device.id}" for device in self.node.members.present()]
-            fresh = [key for key in keys if key in self._made and self._make(key) != self._made[key]]
-            self._mark(fresh)
+            self._measured, self._now = now, _Now(self.node)
+            looked = [(key, row) for key, row in self._made.items() if key.startswith(("self/", "device/"))]
+            self._mark([key for key, row in looked if self._make(key) != row])
 
     def _mark(self, keys: Iterable[str]) -> None:
         keys = list(keys)
         self._stale.update(keys)
+        if len(self._stale) > MARKS:
+            self._made.clear()
+            self._stale.clear()
         for viewer in self._viewers:
             viewer.mark(keys)
 
@@ -194,6 +206,8 @@ class Feed:
                 yield f"step/{fields['run']}/{fields['step']}"
                 if kind in ("step.started", "step.done"):
                     yield f"device/{fields['device']}"
+                if kind == "step.done":
+                    yield f"run/{fields['run']}"
                 if (key := self._moving.get((fields["run"], fields["step"]))) is not None:
                     yield key
             case "run":
@@ -219,7 +233,7 @@ class Feed:
 
     def _outdated(self) -> Iterator[str]:
         """What of old runs is not shown any more, once there is a new one."""
-        shown = {run.id for run in self._runs()}
+        shown = {run.id for run in _shown(self.node)}
         for key in self._made:
             kind, _, rest = key.partition("/")
             if kind in ("run", "step", "why") and rest.partition("/")[0] not in shown:
@@ -232,8 +246,11 @@ class Feed:
             before, self._homes[step] = self._homes.get(step), fields["device"]
             if before not in (None, fields["device"]):
                 self._begin(event, step, str(before))
+        elif kind == "step.freed":
+            self._freed[step] = event.time
         elif kind == "step.done":
             self._homes.pop(step, None)
+            self._freed.pop(step, None)
         key = self._moving.get(step)
         row = None if key is None else self._handoffs.get(key)
         if row is None or row["state"] != "moving":
@@ -248,14 +265,16 @@ class Feed:
         live = self.node.runs.by_id.get(step[0])
         why = live.why if live is not None else ""
         decided = live.assigned_at if live is not None else event.time
+        freed = self._freed.pop(step, None)
+        phases = [["decided", decided], *([["freed", freed]] if freed is not None else []), ["armed", event.time]]
         if (last := self._moving.get(step)) in self._handoffs and self._handoffs[str(last)]["state"] == "moving":
             self._handoffs[str(last)]["state"] = "done"  # it moved on before it began there
         key = f"handoff/{step[0]}/{step[1]}/{event.seq}"
         self._moving[step] = key
         self._handoffs[key] = {
             "run": step[0], "step": step[1], "skill": event.fields["skill"], "from": before,
-            "to": event.fields["device"], "why": why, "began": decided,
-            "phases": [["decided", decided], ["armed", event.time]], "bytes": None, "state": "moving",
+            "to": event.fields["device"], "why": why, "began": decided if freed is None else min(decided, freed),
+            "phases": sorted(phases, key=lambda phase: phase[1]), "bytes": None, "state": "moving",
             "owner_before": before, "owner_after": event.fields["device"],
         }  # fmt: skip
         while len(self._handoffs) > HANDOFFS:
@@ -271,16 +290,17 @@ class Feed:
         node = self.node
         devices = [node.members.me, *(device for device, _ in node.members.known())]
         found = ["self/", *(f"device/{d.id}" for d in devices), *(f"skills/{d.id}" for d in devices)]
-        for run in self._runs():
+        for run in _shown(node):
             found.append(f"run/{run.id}")
             found += [f"step/{run.id}/{step}" for step in run.steps]
-            found += [f"why/{run.id}/{step}" for step in run.steps if run.found is not None]
+            found += [f"why/{run.id}/{step}" for step, s in run.steps.items() if s.found is not None]
         found += [f"consent/{r.device}/{r.id}" for r in node.gate.consents.open()]
         return [*found, *self._handoffs]
 
     def rows(self, keys: Iterable[str]) -> dict[str, Row | None]:
         """Rows by key, None for those that are not any more; what was not marked since is not made again."""
         found: dict[str, Row | None] = {}
+        self._now = _Now(self.node)
         for key in keys:
             row = None if key in self._stale else self._made.get(key)
             if row is None:
@@ -305,8 +325,8 @@ class Feed:
                 device = self.node.members.find(rest)
                 return None if device is None else {"names": [offer.name for offer in device.offers]}
             case "run" | "step" | "why":
-                live = self.node.runs.by_id.get(run)
-                if live is None or live not in self._runs():
+                live = self._now.runs.get(run)
+                if live is None:
                     return None
                 return self._run(live) if kind == "run" else _step(live, step) if kind == "step" else _why(live, step)
             case "consent":
@@ -327,36 +347,27 @@ class Feed:
             return None
         via, resources = members.via(device.id), device.resources
         link = members.link(node.id, device.id) if device.id != node.id else None
-        running = sum(
-            s.state == "running" and s.device == device.id
-            for run in node.runs.by_id.values() if not run.ended.is_set() for s in run.steps.values()
-        )  # fmt: skip
         return {
             "id": device.id, "name": device.name, "kind": device.kind, "state": members.state(device.id),
             "via": node.name_of(via) if via not in (None, device.id) else None,
             "rtt_ms": None if link is None or link.rtt is None else round(link.rtt * 1000, 1),
             "bandwidth": None if link is None or link.bandwidth is None else round(link.bandwidth, -3),
             "battery": resources.battery, "charging": resources.charging, "load": round(resources.load, 2),
-            "slots": resources.slots, "radio": resources.radio, "skills": len(device.offers), "running": running,
-            "sessions": 0, "simulated": device.simulated, "leaving": device.leaving, "seen": self._seen(device),
+            "slots": resources.slots, "radio": resources.radio, "skills": len(device.offers),
+            "running": self._now.running[device.id], "sessions": 0, "simulated": device.simulated,
+            "leaving": device.leaving, "seen": self._seen(device),
             "address": device.addresses[0] if device.addresses else None,
         }  # fmt: skip
 
     def _seen(self, device: Device) -> float | None:
         """When it was here last, by the wall's clock; None if it is."""
-        at = next((seen for known, seen in self.node.members.known() if known.id == device.id), None)
+        at = self.node.members.seen(device.id)
         return None if at is None else round(self.node.wall() - (self.node.clock() - at))
 
-    def _runs(self) -> list[Dispatch]:
-        """The newest runs; those that go on are always among them."""
-        runs = list(self.node.runs.by_id.values())
-        ended = [run for run in runs if run.ended.is_set()]
-        gone = set(islice((run.id for run in ended), max(0, len(runs) - RUNS)))
-        return [run for run in runs if run.id not in gone]
-
     def _run(self, run: Dispatch) -> Row:
+        state = "cancelling" if run.cancelling and not run.ended.is_set() else run.state
         return {
-            "run": run.id, "goal": run.plan.goal, "state": run.state, "began": run.began + run.offset,
+            "run": run.id, "goal": run.plan.goal, "state": state, "began": run.began + run.offset,
             "ended": None if run.ended_at is None else run.ended_at + run.offset, "owner": self.node.id,
             "steps": list(run.steps), "makespan": None if run.found is None else run.found.makespan, "why": run.why,
             "error": None if run.error is None else run.error.to_wire(),
@@ -370,6 +381,25 @@ class Feed:
             "device_name": name(r.device), "caller": r.caller, "caller_name": name(r.caller), "origin": r.origin,
             "origin_name": name(r.origin), "asked_at": r.asked_at, "until": r.until,
         }  # fmt: skip
+
+
+class _Now:
+    """What many rows of one frame are made of: the runs that are shown, and how many steps run on each device."""
+
+    def __init__(self, node: Node) -> None:
+        self.runs = {run.id: run for run in _shown(node)}
+        self.running = Counter(
+            s.device for run in self.runs.values() if not run.ended.is_set()
+            for s in run.steps.values() if s.state == "running"
+        )  # fmt: skip
+
+
+def _shown(node: Node) -> list[Dispatch]:
+    """The newest runs; those that go on are always among them."""
+    runs = list(node.runs.by_id.values())
+    ended = [run for run in runs if run.ended.is_set()]
+    gone = set(islice((run.id for run in ended), max(0, len(runs) - RUNS)))
+    return [run for run in runs if run.id not in gone]
 
 
 def _step(run: Dispatch, name: str) -> Row | None:
@@ -390,9 +420,9 @@ def _step(run: Dispatch, name: str) -> Row | None:
 
 def _why(run: Dispatch, name: str) -> Row | None:
     s: StepState | None = run.steps.get(name)
-    if s is None or run.found is None or name not in run.found.steps:
+    if s is None or s.found is None:
         return None
-    candidates = run.found.candidates(name)
+    candidates = s.found.candidates(name)
     could = [c for c in candidates if c.seconds is not None][:CANDIDATES]
     return {
         "why": s.why,
