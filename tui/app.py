@@ -318,7 +318,7 @@ class Monitor(App[None]):
         elif len(self.screen_stack) == 1:
             self._consents.refresh(time.monotonic(), time.time())
             if request:
-                self._consents.choose(request, time.monotonic())
+                self._consents.choose(request)
             self.push_screen(ConsentScreen(self._consents, self._answer))
 
     async def _answer(self, request: str, answer: str) -> str:

@@ -31,7 +31,6 @@ class ConsentScreen(ModalScreen[None]):
         super().__init__()
         self._queue, self._answer = queue, answer
         self._box = Static("", markup=False)
-        self._empty = False
 
     def compose(self) -> ComposeResult:
         """One box."""
@@ -39,6 +38,7 @@ class ConsentScreen(ModalScreen[None]):
 
     def on_mount(self) -> None:
         """Begin to count the time that is left."""
+        self._queue.appear()
         self.set_interval(0.2, self.look)
         self.look()
 
@@ -51,21 +51,23 @@ class ConsentScreen(ModalScreen[None]):
                 self.dismiss()
             return
         width = max(20, min(100, int(self.app.size.width * 0.9)) - 4)
+        height = max(6, self.app.size.height - 2)
         shown = Text("\n").join(
             Text.assemble(*((text, STYLES.get(style, "")) for text, style in line))
-            for line in self._queue.lines(width, now, time.time())
+            for line in self._queue.lines(width, height, now, time.time())
         )
         self._box.update(shown)
 
     def on_paste(self, event: events.Paste) -> None:
         """What is pasted answers nothing."""
         event.stop()
+        self._queue.pasted(time.monotonic())
 
     def on_key(self, event: events.Key) -> None:
         """A key."""
         event.stop()
         event.prevent_default()
-        if event.key == "escape" and not self._queue.wanted:
+        if event.key == "escape" and not self._queue.wanted and not self._queue.guarded(time.monotonic()):
             self.dismiss()
             return
         key = event.character if event.is_printable and event.character else event.key
