@@ -9,9 +9,9 @@ from textual import events
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
+from textual.suggester import SuggestFromList
 from textual.widgets import Input, Static
 
-from ..core.errors import UsageError
 from .form import Form
 from .text import plain
 
@@ -35,22 +35,31 @@ class FormScreen(ModalScreen[dict[str, Any] | None]):
     def __init__(self, skill: str, schema: Any) -> None:
         super().__init__()
         self.form = Form(plain(skill), schema)
-        self._inputs = [Input(name=field.name) for field in self.form.fields]
-        self._wrong = Static("", markup=False)
+        self._inputs = [
+            Input(select_on_focus=False,
+                  suggester=SuggestFromList(field.choices, case_sensitive=False) if field.choices else None)
+            for field in self.form.fields
+        ]  # fmt: skip
+        self._wrong = [Static("", markup=False, classes="wrong") for _ in self.form.fields]
 
     def compose(self) -> ComposeResult:
         """A line of words and an input for each field."""
         with VerticalScroll(can_focus=False):
             yield Static(Text(self.form.skill, "bold"), markup=False)
-            for field, line in zip(self.form.fields, self._inputs, strict=True):
-                yield Static(Text.assemble((field.name, "bold"), (f"  {field.hint}", "dim"),
+            for field, line, wrong in zip(self.form.fields, self._inputs, self._wrong, strict=True):
+                yield Static(Text.assemble((plain(field.name), "bold"), (f"  {field.hint}", "dim"),
                                            (f"  {field.about}" if field.about else "")), markup=False)  # fmt: skip
                 yield line
-            yield self._wrong
-            yield Static(Text("enter goes on, and at the last field calls it; esc leaves", "dim"), markup=False)
+                yield wrong
+            if self.form.left_out:
+                yield Static(Text(f"and {self.form.left_out} more: slip call {self.form.skill} --args JSON", "dim"))
+            yield Static(Text("enter goes on, and at the last field calls it; → takes what is suggested; esc leaves",
+                              "dim"))  # fmt: skip
 
     def on_mount(self) -> None:
         """Begin at the first field."""
+        for said in self._wrong:
+            said.display = False
         if self._inputs:
             self._inputs[0].focus()
 
@@ -61,13 +70,20 @@ class FormScreen(ModalScreen[dict[str, Any] | None]):
         if at + 1 < len(self._inputs):
             self._inputs[at + 1].focus()
             return
-        self.form.typed = {str(line.name): line.value for line in self._inputs}
-        try:
+        self._done()
+
+    def _done(self) -> None:
+        """Give the arguments, or say beside each field what is wrong with it."""
+        self.form.typed = {field.name: line.value for field, line in zip(self.form.fields, self._inputs, strict=True)}
+        errors = self.form.errors()
+        if not errors:
             self.dismiss(self.form.args())
-        except UsageError as error:
-            self._wrong.update(Text(plain("; ".join(part for part in (error.what, error.why) if part)), "red"))
-            named = [line for line in self._inputs if line.name == error.where.get("field")]
-            (named or self._inputs)[0].focus()
+            return
+        for field, said in zip(self.form.fields, self._wrong, strict=True):
+            said.update(Text(f"✗ {errors[field.name]}" if field.name in errors else "", "red"))
+            said.display = field.name in errors
+        at = next(i for i, field in enumerate(self.form.fields) if field.name in errors)
+        self._inputs[at].focus()
 
     def on_key(self, event: events.Key) -> None:
         """Other fields; away."""
@@ -75,6 +91,8 @@ class FormScreen(ModalScreen[dict[str, Any] | None]):
         match event.key:
             case "escape":
                 self.dismiss(None)
+            case "enter" if not self._inputs:
+                self._done()
             case "down" | "up" if self._inputs:
                 self._inputs[(at + (1 if event.key == "down" else -1)) % len(self._inputs)].focus()
             case _:
