@@ -115,7 +115,8 @@ class CommandBar(_Bar):
                 self._leave()
             case "tab":
                 if self._offered:
-                    self._put(self._offered[self._chosen].line)
+                    rest = self.input.value[self.input.cursor_position :]
+                    self._put(self._offered[self._chosen].line, rest)
             case "down" | "up" if self.input.value or not _HISTORY or event.key == "down":
                 if self._offered:
                     self._chosen = (self._chosen + (1 if event.key == "down" else -1)) % len(self._offered)
@@ -128,8 +129,9 @@ class CommandBar(_Bar):
         event.stop()
         event.prevent_default()
 
-    def _put(self, line: str) -> None:
-        self.input.value = line
+    def _put(self, line: str, rest: str = "") -> None:
+        """Have this line, the cursor before the rest of it."""
+        self.input.value = line + rest
         self.input.cursor_position = len(line)
 
     def _leave(self) -> None:
@@ -138,7 +140,7 @@ class CommandBar(_Bar):
 
     def _offer(self, *, again: bool = True) -> None:
         if again:
-            self._offered = complete(self._board(), self.input.value, self._files)
+            self._offered = complete(self._board(), self.input.value[: self.input.cursor_position], self._files)
         width = max(10, self.app.size.width)
         shown = Text()
         for i, offered in enumerate(self._offered):

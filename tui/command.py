@@ -1,17 +1,23 @@
 """The command bar's language: a verb and its words, completed from what is on the board. Nothing is done here.
 
 `run trip.json city=Bonn`, `call nav.route to=home --on ioniq-5`, `cancel 3f2a`, `approve 91ac`, `goto 12`.
+
+Law: what is offered is what is shown: a file whose name must be made harmless first is not offered.
 """
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Final
 
 from .board import Board, number, word
+from .filter import Filter
+from .text import plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,10 @@ VERBS: Final = {
 """`plan` without a file is the view."""
 MOST: Final = 8
 """Completions that are offered."""
+_RUNS: Final = {"cancel": ("running", "interrupted"), "resume": ("interrupted",)}
+"""The states of the runs that a verb is offered for."""
+_WORD: Final = re.compile(r"""(?:[^\s'"\\]|\\.?|'[^']*'?|"(?:[^"\\]|\\.)*"?)+""", re.DOTALL)
+"""A word as `shlex` reads it, the last one also where its quote is open still."""
 
 
 def parse(board: Board, text: str) -> Command:
@@ -83,14 +93,20 @@ def parse(board: Board, text: str) -> Command:
     if verb is None:
         raise ValueError(f"there is no command {name}{_near(name, VERBS)}")
     if name == "filter":
-        return Command("filter", {"text": text.strip().partition(" ")[2]})
+        asked = text.strip().partition(" ")[2]
+        Filter.parse(asked)
+        return Command("filter", {"text": asked})
     args: dict[str, str] = {}
     if name == "call":
         rest, on = _option(rest, "--on")
         if on:
             args["on"] = _device(board, on)
     plain = [w for w in rest if not (verb.values and _is_value(w))]
-    inputs = dict(w.split("=", 1) for w in rest if verb.values and _is_value(w))
+    values = [w for w in rest if verb.values and _is_value(w)]
+    inputs = dict(w.split("=", 1) for w in values)
+    if len(inputs) < len(values):
+        twice = Counter(w.partition("=")[0] for w in values).most_common(1)[0][0]
+        raise ValueError(f"{twice} is there twice")
     if name == "plan" and not rest:
         return Command("plan_view")
     if len(plain) < len(verb.words):
@@ -181,29 +197,42 @@ def _texts(value: object) -> list[str]:
 
 def complete(board: Board, text: str, files: Callable[[], Sequence[str]]) -> list[Completion]:
     """What the last word of a line may become, the likeliest first; `files` lists plan files."""
-    before, _, last = text.lstrip().rpartition(" ")
-    if not before:
+    matches = list(_WORD.finditer(text))
+    at = matches.pop().start() if matches and matches[-1].end() == len(text) else len(text)
+    before, last, said = text[:at], _bare(text[at:]), [_bare(match[0]) for match in matches]
+    if not said:
         return [Completion(f"{name} " if VERBS[name].words else name, name, VERBS[name].about)
                 for name in _ranked(last, VERBS)]  # fmt: skip
-    verb, *rest = before.split()
+    verb, *rest = said
     known = VERBS.get(verb)
     if known is None:
         return []
+    plainly = [w for w in rest if not (known.values and _is_value(w))]
     if verb == "call" and rest and rest[-1] == "--on":
-        offered = _devices(board)
-    elif len([w for w in rest if not _is_value(w)]) < len(known.words):
-        offered = _offered(board, known.words[0], files)
-    elif verb == "call":
+        offered = _devices(board, plainly[0])
+    elif len(plainly) < len(known.words):
+        offered = _offered(board, verb, files)
+    elif verb == "call" and "--on" not in rest:
         offered = {"--on": "the device that is to run it"}
     else:
         return []
-    return [Completion(f"{before} {shlex.quote(name)} ", name, offered[name]) for name in _ranked(last, offered)]
+    return [Completion(f"{before}{shlex.quote(name)} ", name, offered[name]) for name in _ranked(last, offered)]
 
 
-def _offered(board: Board, kind: str, files: Callable[[], Sequence[str]]) -> dict[str, str]:
-    match kind:
+def _bare(typed: str) -> str:
+    """A word without its quotes, of which the last one may be open."""
+    for end in ("", "'", '"'):
+        try:
+            return " ".join(shlex.split(typed + end))
+        except ValueError:
+            continue
+    return typed
+
+
+def _offered(board: Board, verb: str, files: Callable[[], Sequence[str]]) -> dict[str, str]:
+    match VERBS[verb].words[0]:
         case "file":
-            return dict.fromkeys(files(), "")
+            return dict.fromkeys((name for name in files() if name and plain(name) == name), "")
         case "skill":
             found: dict[str, list[str]] = {name: [] for name in _skills(board)}
             for device, row in board.all("skills"):
@@ -213,26 +242,35 @@ def _offered(board: Board, kind: str, files: Callable[[], Sequence[str]]) -> dic
         case "device":
             return _devices(board)
         case "run":
-            return {key: f"{word(row.get('state'))} {word(row.get('goal'))}" for key, row in board.all("run")}
+            return {key: f"{word(row.get('state'))} {word(row.get('goal'))}" for key, row in board.all("run")
+                    if row.get("state") in _RUNS[verb]}  # fmt: skip
         case "request":
             return {word(row.get("id")): f"{word(row.get('skill'))} on {word(row.get('device_name'))}"
                     for _, row in board.all("consent")}  # fmt: skip
     return {}
 
 
-def _devices(board: Board) -> dict[str, str]:
-    """Names of devices; of several that are called the same, ids."""
+def _devices(board: Board, skill: str = "") -> dict[str, str]:
+    """Names of devices, of those that offer a skill if one is given; of several that are called the same, ids."""
     rows = board.rows["device"]
-    names = [word(row.get("name")) for row in rows.values()]
-    return {(name if names.count(name) == 1 else key[:12]): f"{word(rows[key].get('kind'))} {key[:7]}"
-            for key, name in zip(rows, names, strict=True)}  # fmt: skip
+    called = Counter(word(row.get("name")) for row in rows.values())
+    found = {}
+    for key, row in rows.items():
+        name = word(row.get("name"))
+        if not skill or skill in _texts(board.get("skills", key).get("names")):
+            found[name if name and called[name] == 1 else key[:12]] = f"{word(row.get('kind'))} {key[:7]}"
+    return found
 
 
 def _ranked(typed: str, names: Iterable[str]) -> list[str]:
     """Names that begin so, then those that have its letters in that order."""
-    low = typed.casefold()
-    begin = [name for name in names if name.casefold().startswith(low)]
-    within = [name for name in names if name not in begin and low and _subsequence(low, name.casefold())]
+    low, begin, within = typed.casefold(), [], []
+    for name in names:
+        folded = name.casefold()
+        if folded.startswith(low):
+            begin.append(name)
+        elif _subsequence(low, folded):
+            within.append(name)
     return [*begin, *within][:MOST]
 
 
