@@ -7,27 +7,28 @@ anywhere in the text. Case does not matter.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-_ALIASES: Final = {"dev": "dev", "device": "dev", "in": "kind"}
+_DEVICE: Final = ("dev", "name", "device", "device_kind")
+_NAMES: Final = {"dev": _DEVICE, "device": _DEVICE, "in": ("kind",)}
+"""Where a field is looked for, if not under its own name: a device is found by its name, its id or its kind."""
 LONGEST: Final = 400
 
 
 @dataclass(frozen=True, slots=True)
 class _Word:
-    field: str
-    """Empty: the whole text."""
+    names: tuple[str, ...]
+    """The fields to look at; none: the whole text."""
     inverted: bool
-    text: str
-    pattern: re.Pattern[str] | None
-    """None: `text` is to be found as it is."""
+    found: Callable[[str], object]
+    """Whether it is in a text, which is given in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Words that all must fit."""
+    """Words that all must fit, those that look at one field first."""
 
     words: tuple[_Word, ...] = ()
 
@@ -40,15 +41,25 @@ class Filter:
         """
         if len(text) > LONGEST:
             raise ValueError(f"a filter has at most {LONGEST} characters")
-        return cls(tuple(_word(word) for word in text.casefold().split()))
+        return cls(tuple(sorted(map(_word, text.casefold().split()), key=lambda word: not word.names)))
 
-    def fits(self, fields: Mapping[str, str], text: str) -> bool:
-        """Whether a row with these fields, shown as `text`, is to be shown."""
+    def fits(self, fields: Mapping[str, Any], text: str | Callable[[], str]) -> bool:
+        """Whether a row with these fields, shown as `text`, is to be shown. A text that is a function is asked
+        for once, and only where the fields fit."""
+        low = None
         for word in self.words:
-            found = text if not word.field else fields.get(word.field, "")
-            low = found.casefold()
-            there = word.text in low if word.pattern is None else word.pattern.search(low) is not None
-            if there == word.inverted:
+            if word.names:
+                there = False
+                for name in word.names:
+                    value = fields.get(name)
+                    if value is not None and word.found((value if type(value) is str else str(value)).casefold()):
+                        there = True
+                        break
+            else:
+                if low is None:
+                    low = (text if isinstance(text, str) else text()).casefold()
+                there = bool(word.found(low))
+            if there is word.inverted:
                 return False
         return True
 
@@ -60,14 +71,26 @@ def _word(word: str) -> _Word:
         field, wanted = "", rest
     if not wanted:
         raise ValueError(f"{word} has nothing to look for: write like dev:car or !progress")
-    field = _ALIASES.get(field, field)
+    return _Word(_NAMES.get(field, (field,)) if field else (), inverted, _finder(wanted, whole=bool(field)))
+
+
+def _finder(wanted: str, *, whole: bool) -> Callable[[str], object]:
     if "*" not in wanted and "?" not in wanted:
-        return _Word(field, inverted, wanted, None)
+        return lambda text: wanted in text
     # a field may hold several words, as a device's name and id: one that fits whole is enough
-    shape = rf"(?:^|\s)(?:{_inner(wanted)})(?:\s|$)" if field else _inner(wanted)
-    return _Word(field, inverted, wanted, re.compile(shape))
+    shape = rf"(?:^|\s){_shape(wanted)}(?:\s|$)" if whole else _shape(wanted)
+    search, piece = re.compile(shape).search, max(re.split(r"[*?]", wanted), key=len)
+    return lambda text: piece in text and search(text)  # most texts have not even that
 
 
-def _inner(wanted: str) -> str:
-    """The pattern within one word."""
-    return "".join(r"\S*" if c == "*" else r"\S" if c == "?" else re.escape(c) for c in wanted)
+def _shape(wanted: str) -> str:
+    r"""A pattern within one word, as a regular expression that never tries twice.
+
+    What stands between two stars is taken at its first place for good, `(?>...)`: if any place leads to a fit, that one
+    does. So the time is bounded by the lengths, however many stars there are. What follows the last star ends the word.
+    """
+    pieces = ["".join(r"\S" if c == "?" else re.escape(c) for c in piece) for piece in wanted.split("*")]
+    if len(pieces) == 1:
+        return pieces[0]
+    middle = "".join(rf"(?>\S*?{piece})" for piece in pieces[1:-1] if piece)
+    return rf"{pieces[0]}{middle}\S*{pieces[-1]}"

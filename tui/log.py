@@ -44,7 +44,7 @@ class Log:
         fresh = min(board.seen - self._taken, len(board.events))
         number = board.seen - fresh
         for event in islice(board.events, len(board.events) - fresh, None):
-            if self.filter.fits(*event_words(event)) or event.get("kind") == "gap":
+            if self.filter.fits(*event_words(board, event)) or event.get("kind") == "gap":
                 self._shown.append((number, event))
             number += 1
         self._taken = board.seen

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from .board import Row, number, word
+from .board import Board, Row, number, word
 from .text import Line, Span, fit, size
 
 _STYLES: Final = {
@@ -31,11 +31,17 @@ def event_line(event: Row, width: int) -> Line:
     return tuple(spans)
 
 
-def event_words(event: Row) -> tuple[dict[str, str], str]:
-    """What a filter looks at: an event's fields, and its text."""
-    fields = {name: value for name, value in event.items() if isinstance(value, str)}
-    fields["dev"] = f"{word(event.get('name'))} {word(event.get('device'))}"
-    return fields, f"{word(event.get('kind'))} {sentence(event)}"
+def event_words(board: Board, event: Row) -> tuple[Row, Callable[[], str]]:
+    """What a filter looks at: an event's fields, and its text, which costs more than all else.
+
+    Few events name the skill of their step, and none the kind of its device; the board knows them.
+    """
+    more = {}
+    if "skill" not in event and (step := board.rows["step"].get(f"{event.get('run')}/{event.get('step')}")):
+        more["skill"] = step.get("skill")
+    if device := board.rows["device"].get(word(event.get("device"))):
+        more["device_kind"] = device.get("kind")
+    return {**event, **more}, lambda: f"{word(event.get('kind'))} {sentence(event)}"
 
 
 def clock(at: float | None) -> str:

@@ -59,7 +59,7 @@ def device_words(board: Board, key: str) -> tuple[dict[str, str], str]:
     """What a filter looks at: a device's fields, and its text."""
     row = board.get("device", key)
     fields = {name: word(row.get(name)) for name in ("name", "kind", "radio", "via", "id")}
-    fields["dev"] = fields["device"] = fields["name"]
+    fields["device"], fields["device_kind"] = fields["id"], fields["kind"]
     fields["state"] = device_state(row)[2]
     names = board.get("skills", key).get("names")
     fields["skill"] = " ".join(map(str, names)) if isinstance(names, list) else ""
