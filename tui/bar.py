@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from rich.text import Text
 from textual import events
@@ -17,7 +18,8 @@ from .board import Board
 from .command import Command, Completion, complete, parse
 from .text import fit
 
-_HISTORY: list[str] = []
+_HISTORY: Final = 100
+"""Lines that can be had again."""
 _CSS = """
 {name} {{ dock: bottom; height: auto; max-height: 12; background: ansi_default; }}
 {name} Static {{ height: auto; background: ansi_default; color: ansi_default; }}
@@ -75,7 +77,11 @@ class CommandBar(_Bar):
         self._board, self._files = board, files
         self._offered: list[Completion] = []
         self._chosen = 0
+        self._head = ""
+        """What stands before the cursor, as far as it was completed."""
+        self._history: deque[str] = deque(maxlen=_HISTORY)
         self._back = 0
+        """How far back the line that is shown was said; 0: it is a new one."""
         self._wrong = ""
 
     def open(self, text: str = "") -> None:
@@ -103,8 +109,8 @@ class CommandBar(_Bar):
             self._wrong = str(error)
             self._offer()
             return
-        if not _HISTORY or _HISTORY[-1] != text:
-            _HISTORY.append(text)
+        if not self._history or self._history[-1] != text:
+            self._history.append(text)
         self.close()
         self.post_message(self.Said(command))
 
@@ -114,20 +120,30 @@ class CommandBar(_Bar):
             case "escape":
                 self._leave()
             case "tab":
+                if self._head != self.input.value[: self.input.cursor_position]:
+                    self._chosen = 0
+                    self._offer()
                 if self._offered:
                     rest = self.input.value[self.input.cursor_position :]
                     self._put(self._offered[self._chosen].line, rest)
-            case "down" | "up" if self.input.value or not _HISTORY or event.key == "down":
+            case "up" if self._is_said() or not self.input.value:
+                self._back = min(len(self._history), self._back + 1 if self.input.value else 1)
+                self._put(self._history[-self._back] if self._back else "")
+            case "down" if self._is_said():
+                self._back -= 1
+                self._put(self._history[-self._back] if self._back else "")
+            case "down" | "up":
                 if self._offered:
                     self._chosen = (self._chosen + (1 if event.key == "down" else -1)) % len(self._offered)
                     self._offer(again=False)
-            case "up":
-                self._back = self._back % len(_HISTORY) + 1
-                self._put(_HISTORY[-self._back])
             case _:
                 return
         event.stop()
         event.prevent_default()
+
+    def _is_said(self) -> bool:
+        """Whether the line is one that was said before, and not changed since."""
+        return self._back > 0 and self.input.value == self._history[-self._back]
 
     def _put(self, line: str, rest: str = "") -> None:
         """Have this line, the cursor before the rest of it."""
@@ -140,7 +156,8 @@ class CommandBar(_Bar):
 
     def _offer(self, *, again: bool = True) -> None:
         if again:
-            self._offered = complete(self._board(), self.input.value[: self.input.cursor_position], self._files)
+            self._head = self.input.value[: self.input.cursor_position]
+            self._offered = complete(self._board(), self._head, self._files)
         width = max(10, self.app.size.width)
         shown = Text()
         for i, offered in enumerate(self._offered):

@@ -31,6 +31,8 @@ class ConsentScreen(ModalScreen[None]):
         super().__init__()
         self._queue, self._answer = queue, answer
         self._box = Static("", markup=False)
+        self._telling = 0
+        """Answers of which it is not known yet whether they count."""
 
     def compose(self) -> ComposeResult:
         """One box."""
@@ -46,7 +48,7 @@ class ConsentScreen(ModalScreen[None]):
         """Show the question as it is now; close when the last one was told of."""
         now = time.monotonic()
         self._queue.refresh(now, time.time())
-        if self._queue.key is None and not self._queue.told:
+        if self._queue.key is None and not self._queue.told and not self._telling:
             if self.is_current:
                 self.dismiss()
             return
@@ -73,10 +75,15 @@ class ConsentScreen(ModalScreen[None]):
         key = event.character if event.is_printable and event.character else event.key
         answer = self._queue.press(key, time.monotonic())
         if answer is not None:
-            self.run_worker(self._tell(answer.request, answer.answer))
+            self._telling += 1
+            self.app.run_worker(self._tell(answer.request, answer.answer))  # the screen's own would end with it
         self.look()
 
     async def _tell(self, request: str, answer: str) -> None:
         said = await self._answer(request, answer)
-        self._queue.tell(said, time.monotonic())
-        self.look()
+        self._telling -= 1
+        self._queue.refresh(time.monotonic(), time.time())
+        if self._queue.key is not None:  # beside the next question, or the same one if the answer did not arrive
+            self._queue.tell(said, time.monotonic())
+        if self.is_attached:
+            self.look()

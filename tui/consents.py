@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
+from textwrap import wrap
 from typing import Any, Final
 
 from rich.cells import chop_cells
@@ -198,7 +199,7 @@ class Consents:
     def lines(self, width: int, height: int, now: float, wall: float) -> list[Line]:
         """The question that is shown, in a box of that size; from the first time on it counts as seen."""
         if self.key is None:
-            told = fit(self.told or "No question is open.", width - 1).rstrip()
+            told = fit(self.told or "One moment ...", width - 1).rstrip()
             return [((f" {told}", "title"),), (), ((" esc closes this", "dim"),)]
         if self._shown_at == inf:
             self._shown_at = now
@@ -216,35 +217,40 @@ class Consents:
             goal = word(row.get("goal"))
             where = f"step {word(row.get('step'))} of run {word(row.get('run'))}"
             top += _field("for", f"{where}{f': {goal}' if goal else ''}", width)
-        bottom = [(), self._time(wall), (), *self._keys(width, now)]
+        bottom = [(), self._time(width, wall), (), *self._keys(width, now)]
         args = _arguments(row.get("args"), width, height - len(top) - len(bottom) - 1)
         # what is asked and how to answer stays on a screen that is too small for all of it
         return [*[*top, (), *args][: max(0, height - len(bottom))], *bottom[-height:]]
 
     def _keys(self, width: int, now: float) -> list[Line]:
         """What may be pressed now."""
-        lines: list[Line] = []
         if self.guarded(now):
-            lines.append(((" read first: keys count in a moment ...", "dim"),))
+            lines = _flow("read first: keys count in a moment ...", "dim", width)
         elif self.wanted:
-            lines.append(((f" type the device's name, then enter ({self.wanted}); esc goes back", "warn"),))
+            lines = _flow(f"type the device's name, then enter ({self.wanted}); esc goes back", "warn", width)
             lines.append(((f" {'that is not its name: ' if self._wrong else ''}", "bad"),
                           (f"{self.typed[-max(1, width - 26) :]}▏", "title")))  # fmt: skip
         else:
-            lines.append(((" y once   a always   n no   N never", "title"), ("   esc later", "dim")))
+            lines = _flow("y once   a always   n no   N never   esc later", "title", width)
         if self.told:
             lines.append(((f" {fit(self.told, width - 1).rstrip()}", "accent"),))
         return lines
 
-    def _time(self, wall: float) -> Line:
+    def _time(self, width: int, wall: float) -> Line:
         until, asked = number(self._row.get("until")), number(self._row.get("asked_at"))
         if until is None or asked is None:
             return ((" it does not say for how long it is asked", "dim"),)
         left = max(0.0, until - wall)
         part = min(1.0, left / max(until - asked, 1e-9))
-        full = round(part * _BAR)
+        bar = max(0, min(_BAR, width - 32))
+        full = round(part * bar)
         style = "good" if part > 0.5 else "busy" if part > 0.2 else "bad"
-        return ((" " + "█" * full + "░" * (_BAR - full), style), (f" {duration(left)} left, then it is denied", ""))
+        return ((" " + "█" * full + "░" * (bar - full), style), (f" {duration(left)} left, then it is denied", ""))
+
+
+def _flow(text: str, style: str, width: int) -> list[Line]:
+    """Words of our own, in as many lines as they take."""
+    return [((f" {part}", style),) for part in wrap(text, max(10, width - 1), drop_whitespace=True)]
 
 
 def _asked(row: Row) -> dict[str, Any]:

@@ -229,7 +229,7 @@ def test_it_is_told_how_a_question_ended(events: list[dict[str, Any]], wait: flo
     there.put(events=[{"kind": "consent.answered", "request": "k1", "device": CAR, **event} for event in events])
     assert told in there.look()[0]
     there.wait(TOLD)
-    assert there.look()[0] == " No question is open."
+    assert there.look()[0] == " One moment ..."
 
 
 def test_the_time_that_is_left_is_counted_down() -> None:
