@@ -357,7 +357,8 @@ async def test_how_to_answer_is_always_on_the_screen_and_names_are_text(
         await asking.after(pilot, GUARD)
         text = asking.app.screen_text()
         assert "y once" in text
-        assert "left" in text
+        assert "esc later" in text
+        assert "left, then it is denied" in text
         assert "\x1b" not in text
         if size[1] > 12:
             assert "[@click=app.quit]x" in text
