@@ -125,9 +125,13 @@ class Monitor(App[None]):
         changed = self.board.take(told)
         if any(key.startswith("consent/") for key in changed):
             self._consents.refresh(time.monotonic(), time.time())
-            if self._consents.waiting and not self.ui.read_only and self._idle():
-                self._ask()
+            self._ask_if_idle()
         self.paint()
+
+    def _ask_if_idle(self) -> None:
+        """A question comes up by itself, but not over what somebody types; a closed bar looks again."""
+        if self._consents.waiting and not self.ui.read_only and self._idle():
+            self._ask()
 
     def _idle(self) -> bool:
         """Whether nobody types into the command bar or a filter, or looks at a question."""
@@ -221,15 +225,18 @@ class Monitor(App[None]):
                 sift(self.ui, said.text)
         except ValueError as error:
             self._say(str(error), "bad")
+        self._ask_if_idle()
         self.paint()
 
     def on_command_bar_left(self, left: CommandBar.Left) -> None:
         """The command bar was closed."""
+        self._ask_if_idle()
         self.paint()
 
     def on_command_bar_said(self, said: CommandBar.Said) -> None:
         """A command was typed."""
         self._obey(said.command)
+        self._ask_if_idle()
         self.paint()
 
     def _obey(self, command: Command) -> None:

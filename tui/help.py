@@ -9,7 +9,8 @@ from .text import Line, fit
 _EVERYWHERE: Final = (
     ("1 2 3 4 5", "mesh, plan, handoffs, log, replay"), (":", "command: run a plan, call a skill, ping, approve ..."),
     ("/", "filter this list: dev:car skill:nav.* !progress words"), ("enter", "look closer"), ("esc", "back"),
-    ("y", "copy what is chosen"), ("c", "questions that wait for a yes or no"), ("q", "quit (the daemon goes on)"),
+    ("y", "copy what is chosen"), ("c", "questions that wait for a yes or no; tab: the next"),
+    ("q", "quit (the daemon goes on)"),
 )  # fmt: skip
 _LIST: Final = (("j k ↓ ↑ PgDn PgUp g G", "choose a row"),)
 _VIEWS: Final = {
@@ -20,15 +21,20 @@ _VIEWS: Final = {
         ("LINK", "round trip from here"), ("RUNS", "steps that run there now"),
     ),
     "plan": (
-        ("j k n p", "choose a step; by time, by device"), ("h l ← →", "move in time"), ("+ -", "zoom"),
-        ("f", "fit the whole plan"), ("[ ]", "other runs"), ("enter", "why this step is where it is"),
-        ("✓ ▶ … ✗ ⇄ ?", "done, running, waiting, failed, moved, waits for a person"),
-        ("╮ ┊ ╰➤", "a result goes to another device"), ("▒ or dotted", "as predicted; solid: as it was"),
+        ("j k n p g G", "choose a step; by time, by device"), ("h l ← →", "move in time"), ("+ -", "zoom"),
+        ("f F", "fit the whole plan; follow what runs"), ("e", "draw the way of every result, or not"),
+        ("[ ]", "other runs"), ("enter", "why this step is where it is"),
+        ("✓ » - ✗ × !", "done, submitted, skipped, failed, cancelled, nobody knows"),
+        ("▶ … ? ⇄", "running, waits, waits for a person, was there before"),
+        ("━ ▒ ·", "so far, still to come, predicted"), ("╮ ┊ ╰➤", "a result goes to another device"),
+        ("¦ ░", "as planned at first; of the chosen step: all of it"),
+        ("┃ ▼", "now; time is stretched where steps are short"),
     ),
     "handoffs": (*_LIST, ("✓ ⇄ ✗", "done, moving, failed"), ("TOOK", "from the first phase to the last")),
     "log": (
         *_LIST, ("space", "pause, go on"), ("G", "follow what comes"),
-        ("/skill:nav.* dev:car !progress", "all of these, and no line with progress"),
+        ("/skill:nav.* dev:car !progress", "all of these words, and no line with progress"),
+        ("dev:", "a device's name, id or kind"),
     ),
     "replay": (
         ("enter", "play a recorded run"), ("space", "play, pause"), (", .", "a frame back, on"),

@@ -1,8 +1,8 @@
 """A run as people see it: a lane for each device, a bar for each step, ways where a result goes to another device.
 
 Drawn from a board and a small state alone, before the run begins (as predicted), while it goes on, and after it. Signs
-beside those of `words.GLYPHS`: `━` so far, `▒` still to come, dotted: waits, `⇄` was there before it moved, `░` planned
-at first, where that is not as it is, `¦` the planned end of what takes longer, `┃` now.
+beside those of `words.GLYPHS`: `━` so far, `▒` still to come, dotted: waits, `⇄` was there before it moved, `¦` planned
+at first to begin or to end there (of the chosen step: `░`), `┃` now.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def _draw(sheet: Sheet, seen: Scene, layout: Layout, cell: Scale, chosen: int, a
         if box.bar in without:
             _draw_box(sheet, seen.bars[box.bar], box, 0, box.bar == chosen, now)
     for box in layout.boxes:
-        _draw_planned(sheet, seen.bars[box.bar], box, cell)
+        _draw_planned(sheet, seen.bars[box.bar], box, cell, box.bar == chosen)
     if now is not None:
         for y in range(sheet.height):
             sheet.over(sheet.top + y, now, now + 1, "┃", "accent", BLANK)
@@ -300,15 +300,16 @@ def _draw_ways(sheet: Sheet, layout: Layout, ways: list[tuple[int, int]], chosen
     return found
 
 
-def _draw_planned(sheet: Sheet, bar: Bar, box: Box, cell: Scale) -> None:
-    """Where it was to be at first, as far as that can be seen: `░` beside the bar, `¦` in it."""
+def _draw_planned(sheet: Sheet, bar: Bar, box: Box, cell: Scale, chosen: bool) -> None:
+    """Where it was to be at first, as far as that can be seen: `░` beside the chosen bar, `¦` where others were to
+    begin and to end."""
     if bar.planned is None:
         return
     begin, end = map(cell, bar.planned)
     if begin < cell(bar.start):
-        sheet.over(box.row, begin, box.left, "░", "dim", BLANK)
+        sheet.over(box.row, begin, box.left if chosen else begin + 1, "░" if chosen else "¦", "dim", BLANK)
     if end > cell(bar.end):
-        sheet.over(box.row, box.until, end, "░", "dim", BLANK)
+        sheet.over(box.row, box.until if chosen else end - 1, end, "░" if chosen else "¦", "dim", BLANK)
     elif end < cell(bar.end):
         sheet.over(box.row, end, min(end + 1, box.right - 1), "¦", "dim", FILL)
 

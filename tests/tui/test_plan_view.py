@@ -118,14 +118,14 @@ def test_a_plan_is_drawn_before_it_runs_without_a_now() -> None:
     ]
 
 
-def test_what_was_planned_otherwise_casts_a_shadow() -> None:
+def test_what_was_planned_otherwise_leaves_marks_and_the_chosen_step_casts_a_shadow() -> None:
     board = board_of(
         [done("late", "p", 4, 6, planned=("p", 1, 3)), done("short", "i", 0, 2, planned=("i", 0, 8)),
          done("long", "h", 0, 8, planned=("h", 0, 4))],
         8, {"state": "done", "ended": BEGAN + 8},
     )  # fmt: skip
-    assert picture(board, PlanState("r"), height=8)[2:5] == [
-        "pixel-9 │       ░░░░░░░░░░░░░░░░░░░░░░✓late─────────┤",
+    assert picture(board, PlanState("r", "short"), height=8)[2:5] == [
+        "pixel-9 │       ¦                     ✓late─────────┤",
         "ioniq-5 │✓short───────┤░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░",
         "hub     │✓long────────────────────────¦────────────────────────────┤",
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipstream.tui.board import Board
@@ -89,6 +89,7 @@ def test_a_clock_that_was_set_back_does_not_play_backwards() -> None:
 
 
 @given(st.lists(st.floats(95, 1100), min_size=1, max_size=8))
+@settings(deadline=None)
 def test_wherever_it_goes_the_board_is_that_of_the_frames_so_far(moments: list[float]) -> None:
     frames = trace(700)
     player = Player(frames)
