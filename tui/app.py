@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final, Protocol
 from textual import events
 from textual.app import App, ComposeResult
 from textual.binding import BindingType
+from textual.timer import Timer
 
 from ..core.errors import SlipError
 from .bar import CommandBar, FilterBar
@@ -34,6 +35,8 @@ from .ui import VIEWS, Ui, shown_board, sift
 RATE: Final = 4.0
 """Frames that it asks for, per second."""
 RETRY_SECONDS: Final = (0.5, 1.0, 2.0, 5.0)
+SHARE: Final = 40.0
+"""Drawing what changed by itself takes at most one part of so many of the time: a large plan is drawn less often."""
 CALL_SECONDS: Final = 120.0
 """How long a called skill may take, a person's answer included."""
 _VERBS: Final = {
@@ -83,6 +86,8 @@ class Monitor(App[None]):
         self._canvas = Canvas()
         self._command, self._filter = CommandBar(self._shown, self._files), FilterBar()
         self._consents = Consents(self.board)
+        self._painted = self._cost = 0.0
+        self._soon: Timer | None = None
         self._previewed: Mapping[str, Any] | None = None
         self._played = time.monotonic()
 
@@ -94,7 +99,7 @@ class Monitor(App[None]):
 
     def on_mount(self) -> None:
         """Begin to listen."""
-        self.set_interval(1.0, self.paint)
+        self.set_interval(1.0, self.paint_soon)
         if self._source is not None:
             self.run_worker(self._listen(), exclusive=True, group="listen")
         self.set_interval(1 / RATE, self._go_on)
@@ -126,7 +131,7 @@ class Monitor(App[None]):
         if any(key.startswith("consent/") for key in changed):
             self._consents.refresh(time.monotonic(), time.time())
             self._ask_if_idle()
-        self.paint()
+        self.paint_soon()
 
     def _ask_if_idle(self) -> None:
         """A question comes up by itself, but not over what somebody types; a closed bar looks again."""
@@ -143,8 +148,21 @@ class Monitor(App[None]):
         """Show what there is now."""
         width, height = self.size
         if width and height:
-            lines = frame(self.ui, self.board, width, height, time.monotonic(), time.time())
-            self._canvas.show(lines)
+            began = time.monotonic()
+            self._canvas.show(frame(self.ui, self.board, width, height, began, time.time()))
+            self._painted = time.monotonic()
+            self._cost = self._painted - began
+        if self._soon is not None:
+            self._soon.stop()
+            self._soon = None
+
+    def paint_soon(self) -> None:
+        """Show it as soon as drawing has not taken more than a part of the time; what a person does, `paint` shows."""
+        wait = self._painted + SHARE * self._cost - time.monotonic()
+        if wait <= 0:
+            self.paint()
+        elif self._soon is None:
+            self._soon = self.set_timer(wait, self.paint)
 
     def on_resize(self, event: events.Resize) -> None:
         """Another size of the terminal."""

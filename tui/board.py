@@ -72,7 +72,11 @@ class Board:
             kind, _, name = harmless(str(key)).partition("/")
             there = self.rows.setdefault(kind, {})
             if isinstance(row, Mapping):
-                there[name] = harmless(row)
+                before = there.get(name)
+                fresh = harmless(row, before)
+                if fresh == before:
+                    continue
+                there[name] = fresh
             elif there.pop(name, None) is None:
                 continue
             changed.add(f"{kind}/{name}")

@@ -21,7 +21,7 @@ from .theme import STYLES
 _RICH = {name: Style.parse(words) if words else Style() for name, words in STYLES.items()}
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def _strip(line: Line, width: int) -> Strip:
     plain = _RICH[""]
     return Strip([Segment(text, _RICH.get(name, plain)) for text, name in line]).adjust_cell_length(width, plain)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import islice
 from typing import Final
 
 from . import handoff_view, mesh_view
@@ -91,7 +92,7 @@ def _last(ui: Ui, board: Board, width: int, now: float) -> Line:
         return ((f" {ui.note}", ui.note_style),)
     if ui.lost and not ui.connected and ui.player is None:
         return ((f" {ui.lost}", "bad"),)
-    for event in reversed(board.events):
+    for event in islice(reversed(board.events), 100):
         if event.get("kind") not in ("device.changed", "step.progress"):
             return ((f" {clock(number(event.get('time')))} ", "dim"), (f"{word(event.get('kind'))} ", "accent"),
                     (sentence(event), ""))  # fmt: skip

@@ -24,9 +24,13 @@ Line = tuple[Span, ...]
 """One line of the screen."""
 
 
+_known: dict[str, str] = {}
+"""Short texts that were made harmless lately: names and kinds come again with every frame, and are kept once."""
+
+
 def plain(text: object, limit: int = LONGEST) -> str:
     """Text from elsewhere, harmless: without C0, C1, bidi and invisible characters, and of combining marks a few."""
-    if isinstance(text, str) and len(text) <= limit and text.isascii() and text.isprintable():
+    if type(text) is str and len(text) <= limit and text.isascii() and text.isprintable():
         return text  # as nearly all of it is
     shown = clean(text, limit)
     if shown.isascii():
@@ -42,25 +46,56 @@ def plain(text: object, limit: int = LONGEST) -> str:
     return "".join(kept)
 
 
-def harmless(value: Any) -> Any:
-    """A row or an event with every text in it, names included, made harmless."""
-    return _harmless(value, [_ENDLESS], 12)
+def harmless(value: Any, before: Mapping[str, Any] | None = None) -> Any:
+    """A row or an event with every text in it, names included, made harmless.
+
+    What is as in `before`, the same row made harmless earlier, is taken from there.
+    """
+    if type(value) is not dict or len(value) > _ENDLESS:
+        return _harmless(value, [_ENDLESS], 12)
+    left, made = [_ENDLESS], {}
+    for name, field in value.items():
+        kind = type(field)
+        if before is not None and type(old := before.get(name, _NOTHING)) is kind and old == field:
+            made[name] = old  # also known by its name: that was made harmless as well
+        elif kind in _SAFE:
+            made[_short(name)] = field
+        else:
+            made[_short(name)] = _short(field) if kind is str else _harmless(field, left, 11)
+    return made
+
+
+_SAFE: Final = frozenset((int, float, bool, type(None)))
+_NOTHING: Final = object()
+
+
+def _short(text: Any) -> str:
+    if type(text) is not str or len(text) > 64:
+        return plain(text)
+    if (found := _known.get(text)) is None:
+        if len(_known) >= 8192:
+            _known.clear()
+        found = _known[text] = plain(text)
+    return found
 
 
 def _harmless(value: Any, left: list[int], depth: int) -> Any:
     left[0] -= 1
+    kind = type(value)
+    if kind in _SAFE:
+        return value
     if isinstance(value, str):
-        return plain(value)
+        return _short(value)
     if isinstance(value, Mapping):
         if depth == 0:
             return {}
-        return {plain(k): _harmless(v, left, depth - 1) for k, v in value.items() if left[0] > 0}
+        return {_short(k): _harmless(v, left, depth - 1) for k, v in value.items() if left[0] > 0}
     if isinstance(value, list | tuple):
         return [] if depth == 0 else [_harmless(v, left, depth - 1) for v in value if left[0] > 0]
-    return value if value is None or isinstance(value, bool | int | float) else plain(value)
+    return plain(value)
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=2048)
 def fit(text: str, width: int) -> str:
     """The text in exactly `width` cells: padded on the right, or cut with `…`."""
     if width <= 0:
@@ -70,7 +105,7 @@ def fit(text: str, width: int) -> str:
     return set_cell_size(text, width) if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=2048)
 def right(text: str, width: int) -> str:
     """The same, padded on the left."""
     length = cell_len(text)
