@@ -52,7 +52,8 @@ def export(head: Mapping[str, Any], frames: Sequence[Mapping[str, Any]]) -> Made
     ids = count(1)
     for row in board.steps(run):
         target = ran.get(word(row.get("step")))
-        for need in row.get("needs") or ():
+        needs = row.get("needs")
+        for need in needs if isinstance(needs, list) else ():
             source = ran.get(need) if isinstance(need, str) else None
             if source is not None and target is not None and source.device != target.device:
                 events += _arrow(next(ids), "result", source, target, pid)
@@ -74,9 +75,9 @@ def _steps(board: Board, run: str, zero: float) -> dict[str, _Slice]:
         if began is None or not device:
             continue
         end = board.time if ended is None else ended
-        planned = row.get("planned")
-        args = {"skill": word(row.get("skill")), "state": word(row.get("state")), "why": word(row.get("why")),
-                "attempt": row.get("attempt")}  # fmt: skip
+        planned, attempt = row.get("planned"), row.get("attempt")
+        args: Made = {"skill": word(row.get("skill")), "state": word(row.get("state")), "why": word(row.get("why")),
+                "attempt": attempt if isinstance(attempt, int) else None}  # fmt: skip
         if isinstance(planned, list) and len(planned) == 3 and None not in (number(planned[1]), number(planned[2])):
             args["predicted_ms"] = round((float(planned[2]) - float(planned[1])) * 1000, 3)
         found[word(row.get("step"))] = _slice(word(row.get("step")), device, began, end, zero, args)
@@ -120,7 +121,9 @@ def _meta(kind: str, pid: int, tid: int, name: str) -> Made:
 
 
 def _arrow(id_: int, what: str, source: _Slice, target: _Slice, pid: Mapping[str, int]) -> list[Made]:
-    """An arrow from within the end of one slice to the beginning of another."""
+    """An arrow from within the end of one slice to the beginning of another; none would lead back in time."""
+    if target.begin < source.begin:
+        return []
     arrow = {"name": what, "cat": what, "id": id_}
     leaves = max(source.begin, min(source.end - 1, target.begin))
     return [
@@ -133,7 +136,7 @@ def _questions(board: Board, zero: float, pid: Mapping[str, int]) -> list[Made]:
     return [
         {"ph": "i", "s": "p", "name": f"{event['kind']} {word(event.get('skill'))}", "cat": "consent",
          "pid": pid[word(event.get("device"))], "tid": 1, "ts": max(0, round((at - zero) * 1e6)),
-         "args": {"answer": event.get("answer"), "by": event.get("by")}}
+         "args": {"answer": word(event.get("answer")), "by": word(event.get("by"))}}
         for event in board.events
         if word(event.get("kind")).startswith("consent.") and word(event.get("device")) in pid
         and (at := number(event.get("time"))) is not None

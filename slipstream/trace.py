@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -32,6 +33,12 @@ RATE: Final = 10.0
 """Frames a second; what is in them has its own times."""
 LARGEST: Final = 32 * 1024 * 1024
 """Bytes of a trace, written or read."""
+TOGETHER: Final = 256 * 1024 * 1024
+"""Bytes of all traces, one that is being written included."""
+_LISTS, _MAPS, _TEXTS = 10_000, 200_000, 1024 * 1024
+"""Lengths of what is read: a list takes memory before there is anything in it."""
+_LATEST: Final = 1e11
+"""Wall time, in seconds, beyond which no calendar is asked."""
 _KINDS: Final = ("self", "device", "consent")
 _RUNS: Final = ("run", "step", "why", "handoff")
 
@@ -60,14 +67,18 @@ class Recorder:
                 await self._write(run_id, since, file)
             finally:
                 file.close()
-        except OSError as error:
-            self._node.events.tell("warning", what=f"run {run_id} is not recorded", why=error.strerror or str(error),
-                                   hint="slip doctor")  # fmt: skip
+        except Exception as error:  # whatever it is, neither the run nor the device ends of it
+            why = (error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {error}"[:200]
+            self._node.events.tell("warning", what=f"run {run_id} is not recorded", why=why, hint="slip doctor")
 
     def _create(self, run_id: str) -> BinaryIO:
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        for old in sorted(self._folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime)[: 1 - KEPT]:
-            old.unlink(missing_ok=True)
+        there = [(path, path.stat()) for path in self._folder.glob(f"*{SUFFIX}")]
+        room = TOGETHER - LARGEST
+        for i, (path, stat) in enumerate(sorted(there, key=lambda entry: -entry[1].st_mtime), 1):
+            room -= stat.st_size
+            if i >= KEPT or room < 0:
+                path.unlink(missing_ok=True)
         name = self._folder / f"{run_id}{SUFFIX}"
         return os.fdopen(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")
 
@@ -94,7 +105,7 @@ class Recorder:
                     if over:
                         break
         except anyio.get_cancelled_exc_class():  # the device stops: as far as it came
-            last = packb(viewer.frame(), default=str)
+            last = _packed(viewer.frame())
             raise
         finally:
             if left >= 0:
@@ -102,10 +113,15 @@ class Recorder:
                 file.write(last + tail + b"\xce" + len(tail).to_bytes(4, "big"))
 
     def _put(self, file: BinaryIO, value: Mapping[str, Any]) -> int:
-        data = packb(value, default=str)
+        data = _packed(value)
         file.write(data)
         file.flush()
         return len(data)
+
+
+def _packed(value: Mapping[str, Any]) -> bytes:
+    data: bytes = packb(value, default=str, unicode_errors="replace")
+    return data
 
 
 def _concerns(run: str, key: str) -> bool:
@@ -122,8 +138,7 @@ def listed(state: Path) -> list[dict[str, Any]]:
     for path in (state / FOLDER).glob(f"*{SUFFIX}"):
         try:
             with path.open("rb") as file:
-                head = _head(path, Unpacker(file, max_buffer_size=LARGEST))
-                found.append({**head, **_tail(file), "path": str(path)})
+                found.append({**_head(path, _unpacker(file)), **_tail(file), "path": str(path)})
         except (OSError, UsageError):
             continue  # `find` and `read` say what is wrong with a file; a list shows those that can be shown
     return sorted(found, key=lambda row: -row["began"])
@@ -155,21 +170,45 @@ def read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         if path.stat().st_size > LARGEST * 2:
             raise UsageError(f"{path} is too large", f"more than {LARGEST >> 19} MiB", "slip trace list")
         with path.open("rb") as file:
-            values = _values(Unpacker(file, max_buffer_size=LARGEST * 2))
+            values = _values(_unpacker(file))
             head = _head(path, values)
             frames: list[dict[str, Any]] = []
-            end: Mapping[str, Any] | None = None
+            end: dict[str, Any] | None = None
             for value in values:
-                if isinstance(value, dict) and value.get("end") is True:
-                    end = value
+                if (end := _end(value)) is not None:
                     break
                 if isinstance(value, dict) and isinstance(value.get("seq"), int):
-                    frames.append(value)
+                    events = value.get("events")
+                    kept = list(filter(_is_event, events)) if isinstance(events, list) else []
+                    frames.append({**value, "events": kept})
     except OSError as error:
         raise UsageError(f"{path} cannot be read", error.strerror or str(error), "slip trace list") from None
     if not frames:
         raise UsageError(f"nothing is in the trace {path}", "it was cut off before its first frame", "slip trace list")
-    return {**head, **(dict(end) if end is not None else {"cut": True, "state": "cut off"})}, frames
+    return {**head, **(end if end is not None else {"cut": True, "state": "cut off", "seconds": None})}, frames
+
+
+def _unpacker(file: BinaryIO) -> Unpacker:
+    return Unpacker(
+        file, max_buffer_size=LARGEST * 2, max_array_len=_LISTS, max_map_len=_MAPS, max_str_len=_TEXTS,
+        max_bin_len=_TEXTS, max_ext_len=0,
+    )  # fmt: skip
+
+
+def _is_time(value: Any) -> bool:
+    return type(value) in (int, float) and isfinite(value) and 0 <= value < _LATEST
+
+
+def _is_event(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("kind"), str) and _is_time(value.get("time"))
+
+
+def _end(value: Any) -> dict[str, Any] | None:
+    """What the tail of a trace says, if it is one."""
+    if not isinstance(value, dict) or value.get("end") is not True or not isinstance(value.get("state"), str):
+        return None
+    seconds = value.get("seconds")
+    return {"state": value["state"], "seconds": seconds if _is_time(seconds) else None}
 
 
 def _values(values: Iterator[Any]) -> Iterator[Any]:
@@ -183,16 +222,15 @@ def _values(values: Iterator[Any]) -> Iterator[Any]:
 
 def _head(path: Path, values: Iterator[Any]) -> dict[str, Any]:
     head = next(_values(values), None)
-    if (
-        not isinstance(head, dict)
-        or head.get("slipstream") != "trace"
-        or not isinstance(head.get("began"), float | int)
-    ):
+    if not isinstance(head, dict) or head.get("slipstream") != "trace":
         raise UsageError(f"{path} is no trace", "it does not begin like one", "slip trace list")
     if head.get("schema") != SCHEMA:
         raise UsageError(f"{path} is of another version", f"{head.get('schema')!r}; this reads {SCHEMA}",
                          "use the slip that recorded it")  # fmt: skip
-    return head
+    texts = {name: head.get(name) for name in ("run", "goal", "device")}
+    if not _is_time(head.get("began")) or not all(isinstance(text, str) for text in texts.values()):
+        raise UsageError(f"{path} is no trace", "it does not say of which run", "slip trace list")
+    return {"slipstream": "trace", "schema": SCHEMA, "began": head["began"], **texts}
 
 
 def _tail(file: BinaryIO) -> dict[str, Any]:
@@ -204,9 +242,9 @@ def _tail(file: BinaryIO) -> dict[str, Any]:
         if mark[0] == 0xCE and 0 < length < min(4096, size - 5):
             file.seek(size - 5 - length)
             try:
-                tail = unpackb(file.read(length))
+                tail = _end(unpackb(file.read(length)))
             except (ValueError, FormatError, StackError):
                 tail = None
-            if isinstance(tail, dict) and tail.get("end") is True:
-                return {"state": tail.get("state"), "seconds": tail.get("seconds")}
+            if tail is not None:
+                return tail
     return {"state": "cut off", "seconds": None}

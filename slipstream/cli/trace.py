@@ -68,14 +68,31 @@ def _show(head: dict[str, Any], frames: list[dict[str, Any]], args: argparse.Nam
         return 0
     from .timeline import Timeline
 
-    drawn = Timeline()
-    for event in events:
+    drawn, known = Timeline(), [event for event in events if _can_be_drawn(event)]
+    for event in known:
         drawn.see(event)
+    if len(known) < len(events):
+        output.note(f"{len(events) - len(known)} events of it could not be read")
     output.line(f"{head['goal']}: {head['state']}, {output.duration(head.get('seconds'))}")
     for line in drawn.lines(plain=not (sys.stdout.encoding or "").lower().startswith("utf")):
         output.line(line)
     output.note(f"as it happened: slip monitor --replay {head['run']}")
     return 0
+
+
+_NEEDED = {"step.armed": ("step", "name"), "step.done": ("step", "state", "seconds"), "run.assigned": ("assignment",)}
+
+
+def _can_be_drawn(event: dict[str, Any]) -> bool:
+    """Whether an event is of the form that it has in a trace of ours: a file from elsewhere may say anything."""
+    seconds, placed = event.get("seconds"), event.get("assignment", {})
+    return (
+        all(name in event for name in _NEEDED.get(event["kind"], ()))
+        and all(isinstance(event.get(name, ""), str) for name in ("step", "name", "state"))
+        and (seconds is None or type(seconds) in (int, float))
+        and isinstance(placed, dict)
+        and all(isinstance(step, dict) and isinstance(step.get("why"), str) for step in placed.values())
+    )
 
 
 def _export(head: dict[str, Any], frames: list[dict[str, Any]], args: argparse.Namespace) -> int:
@@ -85,7 +102,7 @@ def _export(head: dict[str, Any], frames: list[dict[str, Any]], args: argparse.N
         )
     from ..perfetto import export
 
-    text = json.dumps(export(head, frames), separators=(",", ":"))
+    text = json.dumps(export(head, frames), separators=(",", ":"), allow_nan=False)
     if args.output is None:
         print(text)
         return 0
