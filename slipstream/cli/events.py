@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from typing import Any
 
@@ -16,10 +17,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", nargs="*", help="only kinds that begin so, like step or device.joined")
     parser.add_argument("--since", type=int, metavar="SEQ", help="first those that are kept after that number; 0: all")
     parser.add_argument("--plain", action="store_true", help="one sentence an event, for screen readers")
+    parser.add_argument(
+        "--rows", action="store_true", help="frames as a monitor gets them: devices, runs and steps too; always JSON"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
     """Follow until interrupted."""
+    if args.rows:
+        return _frames(args)
     if args.since is None:
         output.note("waiting for what happens next; --since 0 shows what is kept of the past; Ctrl-C ends it")
     with talk(state_of(args), "events", {"kinds": args.kind, "since": args.since}) as lines:
@@ -30,6 +36,14 @@ def main(args: argparse.Namespace) -> int:
                 output.line(f"{line['gap']} events were missed: this reader is slow")
             elif "event" in line:
                 output.line((_sentence if args.plain else _columns)(line["event"]))
+    return 0
+
+
+def _frames(args: argparse.Namespace) -> int:
+    since = sys.maxsize if args.since is None else args.since  # without it, only what happens from now on
+    with talk(state_of(args), "watch", {"kinds": args.kind, "since": since}) as frames:
+        for frame in frames:
+            output.show_json({name: value for name, value in frame.items() if name != "v"})
     return 0
 
 

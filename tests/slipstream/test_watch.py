@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -346,3 +349,21 @@ def test_on_the_socket_for_reading_there_is_no_verb_that_changes_anything(alone:
 
     anyio.run(refused)
     assert control.ask(alone.state, "status")["pid"] == alone.process.pid
+
+
+def test_a_script_gets_the_frames_of_a_monitor(alone: Any, clean_env: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "slipstream", "events", "--rows"]
+    env = {**clean_env, "SLIPSTREAM_STATE": str(alone.state)}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            board = Board()
+            for _ in range(2):
+                board.take(json.loads(process.stdout.readline()))
+            assert not board.lost
+            assert [row["name"] for row in board.rows["device"].values()] == ["alone"]
+            assert not board.events  # what was before is not asked for
+            process.send_signal(signal.SIGINT)
+            assert process.wait() == 130
+        finally:
+            process.kill()
