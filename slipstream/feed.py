@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from itertools import islice
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from .core.consent_table import Request
 from .core.device import Device
 from .core.dispatch import Dispatch
 from .core.events import Event
+from .core.journal import RunRow, StepRow
 from .core.node import Node
 from .core.run import StepState
 from .plan_view import with_name
@@ -213,9 +215,11 @@ class Feed:
             case "run":
                 run = fields["run"]
                 yield f"run/{run}"
-                if (live := self.node.runs.by_id.get(run)) is not None:
-                    for step in live.steps:
-                        yield f"step/{run}/{step}"
+                live = self.node.runs.by_id.get(run)
+                if live is not None:
+                    yield from (f"step/{run}/{step}" for step in live.steps)
+                else:  # it was interrupted, and is over now
+                    yield from (key for key in self._made if key.startswith(f"step/{run}/"))
                 if kind == "run.assigned":
                     yield from (f"why/{run}/{step}" for step in fields["assignment"])
                 if kind == "run.started":
@@ -233,7 +237,8 @@ class Feed:
 
     def _outdated(self) -> Iterator[str]:
         """What of old runs is not shown any more, once there is a new one."""
-        shown = {run.id for run in _shown(self.node)}
+        now = _Now(self.node)
+        shown = {*now.runs, *now.interrupted}
         for key in self._made:
             kind, _, rest = key.partition("/")
             if kind in ("run", "step", "why") and rest.partition("/")[0] not in shown:
@@ -294,6 +299,8 @@ class Feed:
             found.append(f"run/{run.id}")
             found += [f"step/{run.id}/{step}" for step in run.steps]
             found += [f"why/{run.id}/{step}" for step, s in run.steps.items() if s.found is not None]
+        for run_id, (row, _) in _Now(node).interrupted.items():
+            found += [f"run/{run_id}", *(f"step/{run_id}/{step['id']}" for step in row.plan["steps"])]
         found += [f"consent/{r.device}/{r.id}" for r in node.gate.consents.open()]
         return [*found, *self._handoffs]
 
@@ -327,7 +334,8 @@ class Feed:
             case "run" | "step" | "why":
                 live = self._now.runs.get(run)
                 if live is None:
-                    return None
+                    left = self._now.interrupted.get(run)
+                    return None if left is None or kind == "why" else self._interrupted(*left, step)
                 return self._run(live) if kind == "run" else _step(live, step) if kind == "step" else _why(live, step)
             case "consent":
                 asked = (r for r in self.node.gate.consents.open() if f"{r.device}/{r.id}" == rest)
@@ -373,6 +381,25 @@ class Feed:
             "error": None if run.error is None else run.error.to_wire(),
         }  # fmt: skip
 
+    def _interrupted(self, run: RunRow, steps: Mapping[str, StepRow], name: str) -> Row | None:
+        """A run that the last life of this device left open, or a step of it, as the journal has them."""
+        if not name:
+            return {
+                "run": run.id, "goal": run.plan["goal"], "state": "interrupted", "began": run.began, "ended": None,
+                "owner": self.node.id, "steps": [step["id"] for step in run.plan["steps"]], "makespan": None, "why": "",
+                "error": run.error,
+            }  # fmt: skip
+        planned, s = next((step for step in run.plan["steps"] if step["id"] == name), None), steps.get(name)
+        if planned is None:
+            return None
+        return {
+            "run": run.id, "step": name, "skill": planned["skill"], "needs": list(planned.get("after", ())),
+            "reads": [], "state": s.state if s else "waiting", "device": s.device if s else "",
+            "began": s.began if s else None, "ended": s.ended if s else None, "start": None, "end": None,
+            "planned": None, "attempt": s.attempt if s else 0, "fraction": 0.0, "note": "", "why": "",
+            "error": s.error if s else None, "size": s.result[2] if s else 0,
+        }  # fmt: skip
+
     def _request(self, r: Request) -> Row:
         name, run = self.node.name_of, self.node.runs.by_id.get(r.run)
         return {
@@ -387,11 +414,18 @@ class _Now:
     """What many rows of one frame are made of: the runs that are shown, and how many steps run on each device."""
 
     def __init__(self, node: Node) -> None:
+        self._node = node
         self.runs = {run.id: run for run in _shown(node)}
         self.running = Counter(
             s.device for run in self.runs.values() if not run.ended.is_set()
             for s in run.steps.values() if s.state == "running"
         )  # fmt: skip
+
+    @cached_property
+    def interrupted(self) -> dict[str, tuple[RunRow, dict[str, StepRow]]]:
+        """The newest runs that the last life of this device left open, with their steps."""
+        left = self._node.runs.interrupted()[:RUNS]
+        return {run.id: (run, self._node.journal.steps(run.id)) for run in left}
 
 
 def _shown(node: Node) -> list[Dispatch]:

@@ -236,7 +236,11 @@ class Verbs:
             if self._node.reachable(device):
                 deadline = self._node.clock() + PING_SECONDS
                 await self._node.request(device, "slip.end", {"run": run_id}, deadline)
-        self._node.journal.run_state(run_id, "cancelled", None, Cancelled(f"the run {run_id} was cancelled").to_wire())
+        error = Cancelled(f"the run {run_id} was cancelled").to_wire()
+        self._node.journal.run_state(run_id, "cancelled", None, error)
+        row = self._node.journal.run(run_id)
+        seconds = None if row is None or row.ended is None else row.ended - row.began
+        self._node.events.tell("run.done", run=run_id, state="cancelled", seconds=seconds, error=error)
         return {"run": run_id, "state": "cancelled"}
 
     def _run_id(self, args: dict[str, Any]) -> str:

@@ -159,6 +159,37 @@ def test_why_a_step_is_where_it_is_stays_what_was_thought_when_it_went_there() -
     virtual(replanned)
 
 
+async def cut_off(then: str) -> None:
+    async with testing.mesh("phone", "car", skills={"phone": [slower], "car": [slow]}, wall=anyio.current_time) as m:
+        before = await m["phone"].start(chain(3))
+        await anyio.sleep(1.5)
+        await m.crash("phone")
+        node, board = await m.restart("phone"), Board()
+        now = Feed(node)
+        async with anyio.create_task_group() as group:
+            group.start_soon(look, now, board, 4.0)
+            await anyio.sleep(1)
+            row = board.get("run", before.id)
+            assert (row["state"], row["goal"], row["steps"]) == ("interrupted", "a chain", ["s0", "s1", "s2"])
+            assert [s["state"] for s in board.steps(before.id)] == ["done", "armed", "armed"]  # as was written down
+            assert {s["device"] for s in board.steps(before.id)} == {"car"}
+            if then == "resume":
+                run = await node.resume(before.id)
+                await run.ended.wait()
+            else:
+                await table(node, now)["runs.cancel"]({"run": before.id}, None)  # type: ignore[arg-type]
+            await anyio.sleep(5)
+            assert of(board) == of(snapshot(node))
+            assert board.get("run", before.id).get("state") == ("done" if then == "resume" else None)
+            assert len(board.rows["step"]) == (3 if then == "resume" else 0)
+            group.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("then", ["resume", "cancel"])
+def test_a_run_that_was_interrupted_is_shown_until_it_goes_on_or_is_over(then: str) -> None:
+    virtual(cut_off, then)
+
+
 async def given_back() -> None:
     async with testing.mesh("phone", "car", skills={"phone": [slow], "car": []}, wall=anyio.current_time) as m:
         node = m["phone"]
