@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         UsageError: there is no terminal, or no such trace.
     """
+    gc.enable()  # this process is not short-lived
     state = state_of(args)
     if args.web:
         from ..monitor_web import serve
@@ -38,6 +40,7 @@ def main(args: argparse.Namespace) -> int:
     from ..monitor_source import DaemonSource
     from ..tui.app import Monitor
 
+    gc.freeze()  # what was imported stays
     Monitor(DaemonSource(state, read_only=args.read_only)).run()
     return 0
 
