@@ -35,7 +35,7 @@ check: .stamps/dev ## format, lint, types, stubs, and the C kernels under saniti
 	@echo "check: ok"
 
 bench: .stamps/bench ## our figures beside the floor and the peers, from one run
-	@for name in link schedule daemon mesh kill policy trust pair; do .venv/bin/slip bench $$name || exit 1; done
+	@for name in link schedule daemon mesh kill policy trust pair watch monitor; do .venv/bin/slip bench $$name || exit 1; done
 
 fuzz: .stamps/fuzz ## what strangers may send, made up with an eye on what our code does with it: SECONDS=60 each
 	@for name in $(FUZZED); do $(PY) tests/fuzz/run.py $$name --seconds $(or $(SECONDS),60) || exit 1; done
