@@ -250,7 +250,9 @@ class Dispatch(Watch):
         }  # fmt: skip
         skills = {s.step.id: s.step.skill for s in self.steps.values()}
         placed = {s.step.id: s.device for s in self.steps.values() if s.state == "armed"}
-        return pins(self.flows, self.mesh.id, skills, held, here, self._desk.costs, placed)
+        there = {d.id for d in here if not d.leaving}
+        wanted = {s.step.id: s.pin for s in self.steps.values() if s.pin in there and not s.final and s is not leaving}
+        return wanted | pins(self.flows, self.mesh.id, skills, held, here, self._desk.costs, placed)
 
     def _current(self, now: float) -> dict[str, Placed]:
         """Where the steps are that have not begun, and can go on to be."""

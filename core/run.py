@@ -129,6 +129,8 @@ class StepState:
     """Whether a person was: then how long it took says nothing of the skill."""
     slow: bool = False
     """Whether it overran."""
+    pin: str = ""
+    """The device that a person wants it on, while that one is here."""
     why: str = ""
     told: bool = False
     """Whether its device confirmed its epoch and who reads its result."""
@@ -171,6 +173,7 @@ class Run:
         self.ended = anyio.Event()
         self._desk = desk
         self.mesh, self.journal, self.events, self.clock = desk.mesh, desk.journal, desk.events, desk.clock
+        self.costs = desk.costs
         self._wake = new_wake()
         self._reports: deque[tuple[str, Mapping[str, Any], float]] = deque()
         self.began = self.clock()

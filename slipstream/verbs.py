@@ -20,6 +20,7 @@ from .core.errors import Cancelled, UsageError
 from .core.events import Event
 from .core.node import Node
 from .core.skill import nearest
+from .core.wanted import want
 from .feed import Feed, Viewer
 
 PING_SECONDS: Final = 3.0
@@ -50,6 +51,7 @@ class Verbs:
             "devices.ping": self._ping, "devices.forget": self._forget, "skills": self._skills,
             "skills.show": self._skill, "call": self._call, "plan": self._plan, "run": self._run,
             "runs": self._runs, "runs.show": self._show, "runs.cancel": self._cancel, "runs.resume": self._resume,
+            "runs.move": self._move,
             "events": self._events, "watch": self._watch,
         }  # fmt: skip
 
@@ -242,6 +244,14 @@ class Verbs:
         seconds = None if row is None or row.ended is None else row.ended - row.began
         self._node.events.tell("run.done", run=run_id, state="cancelled", seconds=seconds, error=error)
         return {"run": run_id, "state": "cancelled"}
+
+    async def _move(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
+        run_id, step, device = self._run_id(args), _text(args, "step"), self._named(args)
+        run = self._node.runs.by_id.get(run_id)
+        if run is None or run.ended.is_set():
+            raise UsageError(f"run {run_id} does not run", "only what has not begun moves", "slip runs list")
+        want(run, step, device.id)
+        return {"run": run_id, "step": step, "device": device.name}
 
     def _run_id(self, args: dict[str, Any]) -> str:
         """The run that is meant, by its id or the beginning of it."""

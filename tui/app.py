@@ -40,7 +40,8 @@ SHARE: Final = 40.0
 CALL_SECONDS: Final = 120.0
 """How long a called skill may take, a person's answer included."""
 _VERBS: Final = {
-    "cancel": "runs.cancel", "resume": "runs.resume", "ping": "devices.ping", "forget": "devices.forget",
+    "cancel": "runs.cancel", "resume": "runs.resume", "move": "runs.move", "ping": "devices.ping",
+    "forget": "devices.forget",
 }  # fmt: skip
 
 
@@ -323,6 +324,9 @@ class Monitor(App[None]):
     async def _ask_daemon(self, verb: str, args: Mapping[str, str]) -> None:
         assert self._source is not None
         target = _VERBS[verb]
+        if verb == "move":
+            run, _, step = args["step"].partition("/")
+            args = {"run": run, "step": step, "device": args["device"]}
         answer = await self._source.ask(target, {**args, **({"detach": True} if verb == "resume" else {})})
         told = ", ".join(f"{k} {v}" for k, v in harmless(answer).items() if k not in ("v", "end") and v is not None)
         self._say(f"{verb}: {told}", "good")

@@ -51,6 +51,7 @@ VERBS: Final = {
     "plan": _Verb("show how a plan file would run", ("file",), True),
     "call": _Verb("a skill; a form asks for what it needs", ("skill",), True),
     "cancel": _Verb("stop a run", ("run",)),
+    "move": _Verb("a step that has not begun to another device", ("step", "device")),
     "resume": _Verb("go on with a run that was interrupted", ("run",)),
     "approve": _Verb("answer a question", ("request",)),
     "deny": _Verb("answer a question", ("request",)),
@@ -137,6 +138,10 @@ def _checked(board: Board, kind: str, said: str) -> str:
             return _device(board, said)
         case "run":
             return _one(said, board.rows["run"], "run")
+        case "step":
+            steps = list(_open_steps(board))
+            alone = [key for key in steps if key.partition("/")[2] == said]
+            return alone[0] if len(alone) == 1 else _one(said, steps, "step that has not begun")
         case "request":
             return _one(said, [word(row.get("id")) for _, row in board.all("consent")], "open question")
         case "skill":
@@ -211,7 +216,7 @@ def complete(board: Board, text: str, files: Callable[[], Sequence[str]]) -> lis
     if verb == "call" and rest and rest[-1] == "--on":
         offered = _devices(board, plainly[0])
     elif len(plainly) < len(known.words):
-        offered = _offered(board, verb, files)
+        offered = _offered(board, verb, known.words[len(plainly)], files)
     elif verb == "call" and "--on" not in rest:
         offered = {"--on": "the device that is to run it"}
     else:
@@ -229,8 +234,18 @@ def _bare(typed: str) -> str:
     return typed
 
 
-def _offered(board: Board, verb: str, files: Callable[[], Sequence[str]]) -> dict[str, str]:
-    match VERBS[verb].words[0]:
+def _open_steps(board: Board) -> dict[str, str]:
+    """The steps of runs that go on which have not begun, as `RUN/STEP`."""
+    running = {key for key, row in board.all("run") if row.get("state") == "running"}
+    return {
+        key: f"{word(row.get('skill'))} on {board.name_of(row.get('device'))}"
+        for key, row in board.all("step")
+        if row.get("state") in ("waiting", "armed") and key.partition("/")[0] in running
+    }
+
+
+def _offered(board: Board, verb: str, kind: str, files: Callable[[], Sequence[str]]) -> dict[str, str]:
+    match kind:
         case "file":
             return dict.fromkeys((name for name in files() if name and plain(name) == name), "")
         case "skill":
@@ -241,6 +256,8 @@ def _offered(board: Board, verb: str, files: Callable[[], Sequence[str]]) -> dic
             return {name: ", ".join(devices) for name, devices in found.items()}
         case "device":
             return _devices(board)
+        case "step":
+            return _open_steps(board)
         case "run":
             return {key: f"{word(row.get('state'))} {word(row.get('goal'))}" for key, row in board.all("run")
                     if row.get("state") in _RUNS[verb]}  # fmt: skip

@@ -6,6 +6,7 @@ import argparse
 import time
 
 from ..control import ask
+from ..core.errors import UsageError
 from . import output
 from .parsing import need, state_of
 from .run import exit_code, follow, report
@@ -13,8 +14,10 @@ from .run import exit_code, follow, report
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
-    parser.add_argument("action", nargs="?", default="list", choices=("list", "show", "cancel", "resume"))
+    parser.add_argument("action", nargs="?", default="list", choices=("list", "show", "cancel", "resume", "move"))
     parser.add_argument("run", nargs="?", help="a run's id, or its beginning")
+    parser.add_argument("step", nargs="?", help="move: the step, which has not begun")
+    parser.add_argument("device", nargs="?", help="move: the device that is to run it")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -35,6 +38,17 @@ def main(args: argparse.Namespace) -> int:
             output.note("no runs yet; start one: slip run FILE")
         return 0
     run = need(args.run, "run", f"slip runs {args.action} ID (slip runs list)")
+    if args.action == "move":
+        usage = "slip runs move RUN STEP DEVICE"
+        moved = {"run": run, "step": need(args.step, "step", usage), "device": need(args.device, "device", usage)}
+        answer = ask(state, "runs.move", moved)
+        if args.json:
+            output.show_json(answer)
+        else:
+            output.line(f"{answer['step']} goes to {answer['device']}")
+        return 0
+    if args.step is not None:
+        raise UsageError(f"slip runs {args.action} has no use for {args.step}", "", f"slip runs {args.action} ID")
     if args.action == "resume":
         return follow(state, "runs.resume", {"run": run}, as_json=args.json)
     answer = ask(state, f"runs.{args.action}", {"run": run})

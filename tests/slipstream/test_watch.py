@@ -30,7 +30,7 @@ from slipstream.tui.board import Board
 from slipstream.verbs import READING, Verbs
 
 CHANGING = frozenset((
-    "stop", "devices.ping", "devices.forget", "call", "run", "runs.cancel", "runs.resume", "roster.reload",
+    "stop", "devices.ping", "devices.forget", "call", "run", "runs.cancel", "runs.resume", "runs.move", "roster.reload",
     "roster.renew", "consent.answer", "consent.forget",
 ))  # fmt: skip
 

@@ -30,6 +30,8 @@ FILES = ["examples/trip.json", "odd name.json"]
         ("plan", Command("plan_view")),
         ("call nav.route to=x --on hub", Command("call", {"on": "hub", "skill": "nav.route"}, {"to": "x"})),
         ("cancel r", Command("cancel", {"run": "r1"})),
+        ("move tell hub", Command("move", {"step": "r1/tell", "device": "hub"})),
+        ("move r1/preh ioniq-5", Command("move", {"step": "r1/preheat", "device": "ioniq-5"})),
         ("ping hub", Command("ping", {"device": "hub"})),
         ("ping aaaa", Command("ping", {"device": "aaaa1111"})),
         ("approve q7", Command("approve", {"request": "q77"})),
@@ -52,6 +54,7 @@ def test_lines_are_read(line: str, command: Command) -> None:
         ("goto soon", "no seconds"), ("goto -1", "no seconds"), ("run 'open", "quotation mark"),
         ("run a.json n=1 m=2 n=3", "n is there twice"), ("filter !", "nothing to look for"),
         ("call nav.route --on", "needs a device"), ("approve x", "no open question x"),
+        ("move route hub", "no step that has not begun route"), ("move tell", "move needs a device"),
     ],
 )  # fmt: skip
 def test_what_is_no_command_says_which_word_and_what_is_near(line: str, why: str) -> None:
@@ -66,7 +69,9 @@ def test_what_is_no_command_says_which_word_and_what_is_near(line: str, why: str
         ("call nav", ["call nav.route "]), ("call cp", ["call cabin.preheat "]),
         ("call nav.route ", ["call nav.route --on "]),
         ("call nav.route --on io", ["call nav.route --on ioniq-5 "]), ("ping aaa", ["ping aaaa1111 "]),
-        ("cancel ", ["cancel r1 "]), ("approve ", ["approve q77 "]), ("nothere x", []), ("ping hub ", []),
+        ("cancel ", ["cancel r1 "]),
+        ("move te", ["move r1/tell "]), ("move tell hu", ["move tell hub "]),
+        ("approve ", ["approve q77 "]), ("nothere x", []), ("ping hub ", []),
     ],
 )  # fmt: skip
 def test_words_are_completed_from_what_is_there(text: str, lines: list[str]) -> None:
