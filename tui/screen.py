@@ -204,8 +204,10 @@ def _plan(ui: Ui, board: Board, width: int, height: int, wall: float) -> list[Li
     if ui.plan.run is None:
         if not ui.connected and ui.player is None:
             return [(), ((f"  {ui.lost or 'Asking the daemon ...'}", "dim"),)]
-        return [(), (("  No plan runs. Start one: type  :run FILE.json  (it is shown first), or in a shell: slip demo",
-                      "dim"),)]  # fmt: skip
+        how = "in a shell: slip run FILE.json, or: slip demo"
+        if not ui.read_only:
+            how = ":run FILE.json (it is shown first), or in a shell: slip demo"
+        return [(), (("  No plan runs. Start one:", "dim"),), ((f"  {how}", "dim"),)]
     return plan_lines(board, ui.plan, width, height, wall)
 
 
