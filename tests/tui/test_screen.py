@@ -212,3 +212,39 @@ def clock(seconds: float) -> str:
     from slipstream.tui.log_view import clock as of
 
     return of(BEGAN + seconds)
+
+
+LOOSE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.sampled_from(["s", "r1", "done"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+NAMED = st.sampled_from([
+    "id", "name", "kind", "state", "via", "rtt_ms", "battery", "load", "skills", "seen", "names", "run", "goal",
+    "step", "steps", "skill", "device", "needs", "reads", "began", "ended", "start", "end", "planned", "fraction", "why", "error",
+    "candidates", "refused", "from", "to", "phases", "args", "effect", "until", "asked_at", "time", "seq", "assignment",
+])  # fmt: skip
+ROW = st.dictionaries(NAMED, LOOSE, max_size=10)
+KEYED = st.sampled_from(
+    ["self/", "device/a", "device/b", "skills/a", "run/r1", "step/r1/s", "step/r1/t", "why/r1/s", "consent/a/q",
+     "handoff/r1/s/1", "new/x", "step/r1", "run/"]
+)  # fmt: skip
+STREAM = st.lists(
+    st.fixed_dictionaries({"seq": st.integers(0, 4), "rows": st.dictionaries(KEYED, ROW | LOOSE, max_size=6),
+                           "events": st.lists(ROW | LOOSE, max_size=4)},
+                          optional={"whole": st.booleans(), "gap": LOOSE, "time": LOOSE}),
+    max_size=8,
+)  # fmt: skip
+
+
+@given(STREAM, KEYS)
+@settings(max_examples=60, deadline=None)
+def test_no_stream_whatever_its_order_gaps_and_kinds_brings_a_screen_down(stream: list[Any], keys: list[str]) -> None:
+    board, ui = Board(), live()
+    for told in [{"seq": 0, "whole": True, "rows": {}}, *stream]:
+        board.take(told)
+    for key in [*"12345", *keys]:
+        press(ui, board, key, 24)
+        lines = frame(ui, board, 80, 24, 10.5, BEGAN)
+        assert len(lines) == 24
+        assert all(width_of(line) <= 80 for line in lines)
