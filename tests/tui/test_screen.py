@@ -215,14 +215,15 @@ def clock(seconds: float) -> str:
 
 
 LOOSE = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.sampled_from(["s", "r1", "done"]),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.sampled_from(["s", "r1"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=6,
 )  # fmt: skip
 NAMED = st.sampled_from([
     "id", "name", "kind", "state", "via", "rtt_ms", "battery", "load", "skills", "seen", "names", "run", "goal",
-    "step", "steps", "skill", "device", "needs", "reads", "began", "ended", "start", "end", "planned", "fraction", "why", "error",
-    "candidates", "refused", "from", "to", "phases", "args", "effect", "until", "asked_at", "time", "seq", "assignment",
+    "step", "steps", "skill", "device", "needs", "reads", "began", "ended", "start", "end", "planned", "fraction",
+    "why", "error", "candidates", "refused", "from", "to", "phases", "args", "effect", "until", "asked_at", "time",
+    "seq", "assignment",
 ])  # fmt: skip
 ROW = st.dictionaries(NAMED, LOOSE, max_size=10)
 KEYED = st.sampled_from(
