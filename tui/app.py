@@ -119,7 +119,8 @@ class Monitor(App[None]):
                         break
                 self.ui.lost = "the daemon went away; trying again"
             except SlipError as error:
-                self.ui.lost = f"{error.what}: {error.why or error.hint}"
+                said = plain(f"{error.what}: {error.why}" if error.why else error.what)
+                self.ui.lost = f"{plain(error.hint)}  ({said})" if error.hint else said
             if not self.board.lost:
                 self.ui.connected = False
                 self.paint()

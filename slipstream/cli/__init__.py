@@ -20,7 +20,7 @@ VERBS: Final = {
     "call": "run one skill, wherever it runs best",
     "plan": "check a plan and show who would do what; run nothing",
     "run": "run a plan, with live progress",
-    "runs": "list, show, cancel or resume runs",
+    "runs": "list, show, cancel, resume or move in runs",
     "monitor": "watch the mesh in the terminal, approve, replay",
     "events": "stream what happens",
     "trace": "recorded runs: list, show, replay, export",

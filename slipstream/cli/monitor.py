@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
 import sys
 from pathlib import Path
 
@@ -35,6 +36,8 @@ def main(args: argparse.Namespace) -> int:
         return serve([*command, *(["--replay", args.replay] if args.replay else [])], port=args.port)
     if args.json:
         raise UsageError("slip monitor is for people", "it draws on a terminal", "slip events --json", field="json")
+    if not (sys.stdin.isatty() and sys.stderr.isatty()) and "TEXTUAL_DRIVER" not in os.environ:  # as --web runs it
+        raise UsageError("slip monitor needs a terminal", "it reads keys and draws", "slip events, or slip status")
     if args.replay is not None:
         return replay(trace.find(state, args.replay))
     from ..monitor_source import DaemonSource
