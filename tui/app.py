@@ -119,8 +119,8 @@ class Monitor(App[None]):
                         break
                 self.ui.lost = "the daemon went away; trying again"
             except SlipError as error:
-                said = plain(f"{error.what}: {error.why}" if error.why else error.what)
-                self.ui.lost = f"{plain(error.hint)}  ({said})" if error.hint else said
+                hint, why = f"; try: {error.hint}" if error.hint else "", f"  ({error.why})" if error.why else ""
+                self.ui.lost = plain(f"{error.what}{hint}{why}")
             if not self.board.lost:
                 self.ui.connected = False
                 self.paint()
