@@ -19,7 +19,7 @@ _NEEDS: Final = {
     "weights": "the weights are of another model, or quantised otherwise; load the same model file on both devices",
     "shape": "the model is run with other sizes or another rotation; load the same model file on both devices",
     "tokenizer": "the tokenizer is another one; load the same model file on both devices",
-    "kv": "keys and values are kept in another form; install the same version of Slipstream on both devices",
+    "kv": "keys and values are kept in another form; use the same kv and version of Slipstream on both devices",
     "numerics": "the arithmetic rounds otherwise; install the same version of Slipstream on both devices",
 }
 
@@ -45,8 +45,8 @@ def identity(gguf: Gguf) -> str:
     return total.hexdigest()
 
 
-def manifest(gguf: Gguf, model: Model, weights: str) -> dict[str, Any]:
-    """What a session of this model needs, as plain values; `weights` is the file's `identity`."""
+def manifest(gguf: Gguf, model: Model, weights: str, kv: str = "f16") -> dict[str, Any]:
+    """What a session of this model needs, as plain values; `weights` is the file's `identity`, `kv` the session's."""
     shape = model.shape._replace(name="", context=0)  # what the model is called, and trained for, decides nothing
     tokenizer = sha256()
     for key in sorted(gguf.metadata):
@@ -57,7 +57,7 @@ def manifest(gguf: Gguf, model: Model, weights: str) -> dict[str, Any]:
         "architecture": shape.architecture,
         "shape": sha256(ascii(tuple(shape)).encode()).hexdigest(),
         "tokenizer": tokenizer.hexdigest(),
-        "kv": [KV_LAYOUT, BLOCK_TOKENS, model.block_bytes],
+        "kv": [kv, KV_LAYOUT, BLOCK_TOKENS],
         "numerics": NUMERICS,
         "kernels": model.kernels,
     }

@@ -1,5 +1,5 @@
 from collections.abc import Callable, Sequence
-from typing import final
+from typing import Literal, final
 
 from typing_extensions import Buffer
 
@@ -32,6 +32,7 @@ class Model:
     read: int
     """Bytes of weights that one token reads."""
     block_bytes: int
+    """Bytes of a KV block in F16."""
 
     def __init__(
         self, gguf: Gguf, threads: int = 1, *, kernels: str = "", progress: Callable[[float], None] | None = None
@@ -60,11 +61,17 @@ class Session:
     model: Model
     context: int
     """Tokens that it may hold."""
+    kv: Literal["f16", "q8_0"]
+    """How keys and values are kept: as halves, or as bytes with a scale for each 32 of a token: 17 / 32 of that."""
+    block_bytes: int
+    """Bytes of one of its blocks."""
     seed: int
     random: int
     """The state of the generator, 64 bits: what `sample` will draw next follows from it."""
 
-    def __init__(self, model: Model, context: int = 4096, seed: int = 0) -> None: ...
+    def __init__(
+        self, model: Model, context: int = 4096, seed: int = 0, *, kv: Literal["f16", "q8_0"] = "f16"
+    ) -> None: ...
     @property
     def tokens(self) -> list[int]:
         """All tokens, in order."""
@@ -123,9 +130,16 @@ class Session:
         """
     @classmethod
     def restore(
-        cls, model: Model, tokens: Sequence[int], blocks: Sequence[Buffer], tail: Buffer, context: int = 4096
+        cls,
+        model: Model,
+        tokens: Sequence[int],
+        blocks: Sequence[Buffer],
+        tail: Buffer,
+        context: int = 4096,
+        *,
+        kv: Literal["f16", "q8_0"] = "f16",
     ) -> Session:
-        """The session whose `tokens`, `blocks` and `tail` these are. Read-only blocks are taken without a copy.
+        """The session whose `tokens`, `blocks` and `tail` these are, all of that `kv`; read-only blocks without a copy.
 
         Raises:
             ValueError: sizes that do not fit the model or each other.

@@ -25,12 +25,13 @@ cdef extern from "kernels/llm/llm.h" nogil:
     enum:
         KV_TOKENS
         PANEL
+        FORM_F16 "F16"
         FORM_Q8_0 "Q8_0"
     ctypedef struct atomic_int:
         pass
     int atomic_load(atomic_int *)
     void atomic_store(atomic_int *, int)
-    ctypedef uint16_t *KvBlock
+    ctypedef uint8_t *KvBlock
     struct Matrix:
         const uint8_t *data
         size_t stride
@@ -80,9 +81,11 @@ cdef extern from "kernels/llm/llm.h" nogil:
     size_t form_row_bytes(int, long)
     Scratch *scratch_new(const ModelC *, const Pool *, int, int)
     void scratch_free(Scratch *)
-    size_t kv_block_bytes(const ModelC *)
-    int model_pass(const ModelC *, const Kernels *, Pool *, Scratch *, const KvBlock *, int, const int32_t *, int, int,
-                   float *, const atomic_int *)
+    size_t kv_block_bytes(const ModelC *, int)
+    void kv_take(const ModelC *, int, const uint8_t *, int, int, uint8_t *)
+    void kv_put(const ModelC *, int, uint8_t *, int, int, const uint8_t *)
+    int model_pass(const ModelC *, const Kernels *, Pool *, Scratch *, const KvBlock *, int, int, const int32_t *, int,
+                   int, float *, const atomic_int *)
     int sample_token(const Kernels *, const float *, int, const Sampling *, uint64_t *, float *, Candidate *)
     double log_total(const Kernels *, const float *, int, float *)
     void block_digest(const uint8_t *, size_t, uint64_t *)
@@ -95,6 +98,7 @@ cdef enum:
     PASS_TOKENS = 128  # of a prompt that go through the layers at once
 
 _FORMS = {name: i for i, name in enumerate(("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q5_0", "Q4_K", "Q5_K", "Q6_K"))}
+_KV = {"f16": FORM_F16, "q8_0": FORM_Q8_0}
 
 
 class Stopped(Exception):
@@ -229,7 +233,7 @@ cdef class Model:
         t = _matrix(gguf, "token_embd.weight", shape.vocabulary, embd)[0]
         c.embedding, c.embedding_form = self.base + <size_t>t.offset, _FORMS[t.type]
         c.embedding_bytes = form_row_bytes(c.embedding_form, embd)
-        self.block_bytes = kv_block_bytes(c)
+        self.block_bytes = kv_block_bytes(c, FORM_F16)
 
     cdef _make_room(self, list matrices):
         """One mapping for all panels, in huge pages where there are any."""
@@ -298,7 +302,7 @@ def _matrix(gguf, name, rows, cols):
 cdef class Block:
     """The KV of KV_TOKENS tokens; as a buffer it is read-only. Shared: somebody else may read it, so it is not written."""
 
-    cdef uint16_t *data
+    cdef uint8_t *data
     cdef size_t size
     cdef bint shared, _lent
     cdef Py_buffer _foreign
@@ -307,7 +311,7 @@ cdef class Block:
         self.size = size
 
     cdef int own(self) except -1:
-        self.data = <uint16_t *>aligned_alloc(64, (self.size + 63) // 64 * 64)
+        self.data = <uint8_t *>aligned_alloc(64, (self.size + 63) // 64 * 64)
         if self.data == NULL:
             raise MemoryError("no room for another block of keys and values")
         memset(self.data, 0, self.size)
@@ -329,6 +333,9 @@ cdef class Block:
 cdef class Session:
     cdef readonly Model model
     cdef readonly int context, seed
+    cdef readonly str kv
+    cdef readonly size_t block_bytes
+    cdef int _form
     cdef public uint64_t random
     cdef list _tokens
     cdef list _blocks
@@ -342,9 +349,13 @@ cdef class Session:
     cdef atomic_int _stop
     cdef bint _busy
 
-    def __init__(self, Model model not None, int context=4096, seed=0):
+    def __init__(self, Model model not None, int context=4096, seed=0, *, str kv="f16"):
         if context < 1:
             raise ValueError(f"context: {context} is below 1")
+        if kv not in _KV:
+            raise ValueError(f"kv: {kv!r:.60} is not supported; supported: {', '.join(_KV)}")
+        self.kv, self._form = kv, _KV[kv]
+        self.block_bytes = kv_block_bytes(&model.c, self._form)
         self.model, self.context, self.seed = model, context, seed & 0x7fffffff
         self.random = seed & 0xffffffffffffffff
         self._tokens, self._blocks = [], []
@@ -373,7 +384,7 @@ cdef class Session:
         """Blocks up to `length` that may be written, scratch for passes of n, room for logits."""
         cdef Block block, mine
         cdef int i, first = len(self._tokens) // KV_TOKENS, last = (length - 1) // KV_TOKENS
-        cdef size_t size = self.model.block_bytes
+        cdef size_t size = self.block_bytes
         for i in range(first, last + 1):
             if i < len(self._blocks):
                 block = self._blocks[i]
@@ -433,8 +444,8 @@ cdef class Session:
                     want = max(0, wanted - (n - done - here))
                     want = min(want, here)
                     failed = model_pass(
-                        &self.model.c, self.model.k, self.model.pool, self._scratch, self._table, at + done, ids + done,
-                        here, want, self._logits + <size_t>max(0, wanted - (n - done)) * vocabulary, &self._stop)
+                        &self.model.c, self.model.k, self.model.pool, self._scratch, self._table, self._form, at + done,
+                        ids + done, here, want, self._logits + <size_t>max(0, wanted - (n - done)) * vocabulary, &self._stop)
                     done += here
             if failed:
                 atomic_store(&self._stop, 0)
@@ -522,7 +533,7 @@ cdef class Session:
         del self._blocks[(length + KV_TOKENS - 1) // KV_TOKENS:]
 
     def fork(self):
-        cdef Session other = Session(self.model, self.context, self.seed)
+        cdef Session other = Session(self.model, self.context, self.seed, kv=self.kv)
         cdef Block block
         cdef int i
         if self._busy:
@@ -544,35 +555,22 @@ cdef class Session:
         return out
 
     def tail(self, since=None):
-        """Per layer and head: K (head_dim, n), V (n, head_dim), of n tokens."""
         cdef int length = len(self._tokens), at = length // KV_TOKENS * KV_TOKENS if since is None else since
-        cdef int first = at % KV_TOKENS, n = length - at, hd = self.model.c.head_dim, i, d
-        cdef int parts = self.model.c.layers * self.model.c.kv_heads
-        if not 0 <= at <= length or n > KV_TOKENS - first:
-            raise ValueError(f"since: tokens {at} to {length} are not of one block")
+        cdef int n = length - at
         cdef Block block
-        cdef bytes out = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>parts * 2 * hd * n * 2)
-        cdef uint16_t *to = <uint16_t *><void *>PyBytes_AS_STRING(out)
-        cdef uint16_t *part
-        if n == 0:
-            return out
-        block = self._blocks[at // KV_TOKENS]
-        for i in range(parts):
-            part = block.data + <size_t>i * 2 * hd * KV_TOKENS
-            for d in range(hd):
-                memcpy(to, part + d * KV_TOKENS + first, n * 2)
-                to += n
-            memcpy(to, part + hd * KV_TOKENS + first * hd, <size_t>n * hd * 2)
-            to += n * hd
+        if not 0 <= at <= length or n > KV_TOKENS - at % KV_TOKENS:
+            raise ValueError(f"since: tokens {at} to {length} are not of one block")
+        cdef bytes out = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(self.block_bytes // KV_TOKENS * n))
+        if n:
+            block = self._blocks[at // KV_TOKENS]
+            kv_take(&self.model.c, self._form, block.data, at % KV_TOKENS, n, <uint8_t *>PyBytes_AS_STRING(out))
         return out
 
     def extend(self, tokens, rows):
         cdef Py_buffer view
         cdef Block block
-        cdef int at = len(self._tokens), n = len(tokens), hd = self.model.c.head_dim, i, d, first = at % KV_TOKENS
-        cdef int parts = self.model.c.layers * self.model.c.kv_heads
-        cdef uint16_t *part
-        cdef const uint16_t *row
+        cdef int at = len(self._tokens), n = len(tokens), first = at % KV_TOKENS
+        cdef size_t size = self.block_bytes // KV_TOKENS * n
         if self._busy:
             raise RuntimeError("this session is computing")
         if n > self.context - at or n > KV_TOKENS - first:
@@ -582,27 +580,21 @@ cdef class Session:
                 raise ValueError(f"there is no token {token}; there are {self.model.c.vocabulary}")
         PyObject_GetBuffer(rows, &view, PyBUF_SIMPLE)
         try:
-            if view.len != <Py_ssize_t>parts * 2 * hd * n * 2:
-                raise ValueError(f"rows: there are {view.len} bytes; {n} tokens have {parts * 2 * hd * n * 2}")
+            if <size_t>view.len != size:
+                raise ValueError(f"rows: there are {view.len} bytes; {n} tokens have {size}")
             if n == 0:
                 return
             self._prepare(at + n, 1, 0)
-            block, row = self._blocks[at // KV_TOKENS], <const uint16_t *>view.buf
-            for i in range(parts):
-                part = block.data + <size_t>i * 2 * hd * KV_TOKENS
-                for d in range(hd):
-                    memcpy(part + d * KV_TOKENS + first, row, n * 2)
-                    row += n
-                memcpy(part + hd * KV_TOKENS + first * hd, row, <size_t>n * hd * 2)
-                row += n * hd
+            block = self._blocks[at // KV_TOKENS]
+            kv_put(&self.model.c, self._form, block.data, first, n, <const uint8_t *>view.buf)
         finally:
             PyBuffer_Release(&view)
         self._rows = 0
         self._tokens.extend(tokens)
 
     @classmethod
-    def restore(cls, Model model not None, tokens, blocks, tail, int context=4096):
-        cdef Session s = Session(model, context)
+    def restore(cls, Model model not None, tokens, blocks, tail, int context=4096, *, str kv="f16"):
+        cdef Session s = Session(model, context, kv=kv)
         cdef Block block
         cdef int full = len(tokens) // KV_TOKENS, i
         if len(tokens) > context:
@@ -613,16 +605,16 @@ cdef class Session:
             if not 0 <= token < model.c.vocabulary:
                 raise ValueError(f"there is no token {token}; there are {model.c.vocabulary}")
         for i, given in enumerate(blocks):
-            block = Block(model.block_bytes)
+            block = Block(s.block_bytes)
             PyObject_GetBuffer(given, &block._foreign, PyBUF_SIMPLE)
             block._lent = True
-            if <size_t>block._foreign.len != model.block_bytes:
-                raise ValueError(f"block {i} has {block._foreign.len} bytes, not {model.block_bytes}")
+            if <size_t>block._foreign.len != s.block_bytes:
+                raise ValueError(f"block {i} has {block._foreign.len} bytes, not {s.block_bytes}")
             if <size_t>block._foreign.buf % 2 == 0 and block._foreign.readonly:
-                block.data, block.shared = <uint16_t *>block._foreign.buf, True
+                block.data, block.shared = <uint8_t *>block._foreign.buf, True
             else:
                 block.own()
-                memcpy(block.data, block._foreign.buf, model.block_bytes)
+                memcpy(block.data, block._foreign.buf, s.block_bytes)
                 PyBuffer_Release(&block._foreign)
                 block._lent = False
             s._blocks.append(block)

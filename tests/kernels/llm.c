@@ -137,15 +137,36 @@ static void check_products(int form, int rows, int cols, int tokens)
 
 /* Attention of some tokens after others, and everything that works on a row: each set against the plain C, and tokens
  * one at a time against all at once. */
-static void check_attention(int head_dim, int group, int position, int tokens, int window, int sinks)
+/* Cells of a block as KvBlock tells them: one key or value. */
+static float cell(int form, const uint8_t *block, int head_dim, int value, int slot, int dim)
+{
+    float out, d;
+    if (form == F16) {
+        long at = value ? (KV_TOKENS + slot) * head_dim + dim : dim * KV_TOKENS + slot;
+        form_row(F16, block + 2 * at, 1, &out);
+        return out;
+    }
+    const uint8_t *q = block + value * (head_dim + head_dim / 16) * KV_TOKENS;
+    long at = value ? slot * head_dim + dim : (dim / 4 * KV_TOKENS + slot) * 4 + dim % 4;
+    form_row(F16, q + head_dim * KV_TOKENS + 2 * (dim / BLOCK * KV_TOKENS + slot), 1, &d);
+    return d * (float)(int8_t)q[at];
+}
+
+static void check_attention(int form, int head_dim, int group, int position, int tokens, int window, int sinks)
 {
     int total = position + tokens, n_blocks = (total + KV_TOKENS - 1) / KV_TOKENS, width = head_dim * group;
-    size_t halves = (size_t)head_dim * KV_TOKENS * 2;
+    struct Model one_head = {.layers = 1, .kv_heads = 1, .head_dim = head_dim};
+    size_t bytes = kv_block_bytes(&one_head, form), bytes_end = form == F16 ? 0 : (size_t)head_dim * KV_TOKENS;
     KvBlock *blocks = room((size_t)n_blocks * sizeof *blocks);
     for (int b = 0; b < n_blocks; b++) {
-        blocks[b] = room(halves * 2);
-        for (size_t i = 0; i < halves; i++)
-            blocks[b][i] = (uint16_t)(0x3000 | (any() & 0x8bff));
+        blocks[b] = room(bytes);
+        for (size_t i = 0; i < bytes; i += 2) {
+            int q = i % (bytes / 2) < bytes_end;
+            uint16_t two = (uint16_t)(q ? any() : form == F16 ? 0x3000 | (any() & 0x8bff) : 0x1000 | (any() & 0x3ff));
+            memcpy(blocks[b] + i, &two, 2);
+            for (int j = 0; q && j < 2; j++)
+                blocks[b][i + (size_t)j] = blocks[b][i + (size_t)j] == 0x80 ? 0x7f : blocks[b][i + (size_t)j];
+        }
     }
     float *q = room((size_t)(tokens * width) * 4), *scores = room((size_t)SCORE_ROWS * (size_t)(n_blocks * KV_TOKENS) * 4);
     for (int i = 0; i < tokens * width; i++)
@@ -156,7 +177,8 @@ static void check_attention(int head_dim, int group, int position, int tokens, i
         if (k == NULL)
             continue;
         float *out = room((size_t)(tokens * width) * 4), *alone = room((size_t)(tokens * width) * 4);
-        struct Attention a = {.q = q, .out = out, .ldq = width, .blocks = blocks, .head_dim = head_dim, .group = group,
+        struct Attention a = {.q = q, .out = out, .ldq = width, .blocks = blocks, .form = form,
+                              .head_dim = head_dim, .group = group,
                               .tokens = tokens, .position = position, .window = window, .sinks = sinks, .scores = scores};
         k->attend(&a);
         for (int t = 0; t < tokens; t++) {
@@ -172,26 +194,26 @@ static void check_attention(int head_dim, int group, int position, int tokens, i
         for (int t = 0; first == NULL && t < tokens; t++)
             for (int h = 0; h < group; h++) {
                 double sum = 0.0, weights[4096], right;
-                const float *row = q + t * width + h * head_dim;
+                float *row = q + t * width + h * head_dim, copy[WIDE], scale[WIDE / BLOCK];
+                int8_t quantised[WIDE];
+                int32_t of[WIDE / 16];
+                struct Input x = {row, quantised, scale, of, head_dim};
+                k->quantise(&x, 0, 1);
+                for (int d = 0; d < head_dim; d++)
+                    copy[d] = form == F16 ? row[d] : (float)quantised[d] * scale[d / BLOCK];
                 for (int p = 0; p <= position + t; p++) {
                     int seen = p < sinks || window == 0 || p > position + t - window;
                     double dot = 0.0;
-                    for (int d = 0; d < head_dim; d++) {
-                        float key;
-                        form_row(F16, (const uint8_t *)&blocks[p / KV_TOKENS][d * KV_TOKENS + p % KV_TOKENS], 1, &key);
-                        dot += (double)row[d] * (double)key;
-                    }
+                    for (int d = 0; d < head_dim; d++)
+                        dot += (double)copy[d] * (double)cell(form, blocks[p / KV_TOKENS], head_dim, 0, p % KV_TOKENS, d);
                     weights[p] = seen ? exp(dot) : 0.0;
                     sum += weights[p];
                 }
                 for (int d = 0; d < head_dim; d++) {
                     right = 0.0;
-                    for (int p = 0; p <= position + t; p++) {
-                        float value;
-                        const uint16_t *v = blocks[p / KV_TOKENS] + head_dim * KV_TOKENS;
-                        form_row(F16, (const uint8_t *)&v[p % KV_TOKENS * head_dim + d], 1, &value);
-                        right += weights[p] / sum * (double)value;
-                    }
+                    for (int p = 0; p <= position + t; p++)
+                        right += weights[p] / sum *
+                                 (double)cell(form, blocks[p / KV_TOKENS], head_dim, 1, p % KV_TOKENS, d);
                     if (!(fabs(right - (double)out[t * width + h * head_dim + d]) < 2e-5))
                         fail("attention is wrong", k->name, window, position, tokens);
                 }
@@ -212,6 +234,35 @@ static void check_attention(int head_dim, int group, int position, int tokens, i
     for (int b = 0; b < n_blocks; b++)
         free(blocks[b]);
     free(blocks);
+}
+
+/* Cells that are taken out of one block and put into another are there, and no others are touched. */
+static void check_cells(void)
+{
+    struct Model m = {.layers = 2, .kv_heads = 3, .head_dim = 96};
+    for (int form = F16; form <= Q8_0; form += Q8_0 - F16) {
+        size_t bytes = kv_block_bytes(&m, form), head = bytes / 6;
+        uint8_t *from = room(bytes), *to = room(bytes), *rows = room(bytes);
+        for (size_t i = 0; i < bytes; i++)
+            from[i] = (uint8_t)any(), to[i] = 0;
+        for (int first = 0, n = 1; first < KV_TOKENS; first += n, n = n % 7 + 1) {
+            n = n > KV_TOKENS - first ? KV_TOKENS - first : n;
+            kv_take(&m, form, from, first, n, rows);
+            kv_put(&m, form, to, first, n, rows);
+            for (int h = 0; h < 6; h++)
+                for (int slot = 0; slot < KV_TOKENS; slot++)
+                    for (int i = 0; i < 2 * m.head_dim; i++) {
+                        const uint8_t *a = from + (size_t)h * head, *b = to + (size_t)h * head;
+                        float right = cell(form, a, 96, i / 96, slot, i % 96), got = cell(form, b, 96, i / 96, slot, i % 96);
+                        right = slot < first + n ? right : 0.0f;
+                        if (memcmp(&right, &got, 4) != 0 && right != got)
+                            fail("cells are not where they belong", "", form, first, n);
+                    }
+        }
+        if (memcmp(from, to, bytes) != 0)
+            fail("cells were lost", "", form, 0, 0);
+        free(from), free(to), free(rows);
+    }
 }
 
 static void check_rows(int n)
@@ -308,11 +359,14 @@ int main(void)
     check_products(F32, 17, 75, 5);
     check_products(F16, 17, 75, 5);
     check_products(BF16, 17, 75, 5);
-    check_attention(64, 7, 0, 1, 0, 0);
-    check_attention(64, 7, 100, 40, 0, 0);
-    check_attention(32, 1, 3, 70, 0, 0);
-    check_attention(128, 4, 64, 33, 40, 4);
-    check_attention(96, 3, 250, 10, 20, 33);
+    for (int form = F16; form <= Q8_0; form += Q8_0 - F16) {
+        check_attention(form, 64, 7, 0, 1, 0, 0);
+        check_attention(form, 64, 7, 100, 40, 0, 0);
+        check_attention(form, 32, 1, 3, 70, 0, 0);
+        check_attention(form, 128, 4, 64, 33, 40, 4);
+        check_attention(form, 96, 3, 250, 10, 20, 33);
+    }
+    check_cells();
     for (int n = 1; n < 70; n++)
         check_rows(n);
     for (int threads = 1; threads <= 4; threads++)

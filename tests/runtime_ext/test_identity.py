@@ -84,6 +84,15 @@ def test_a_file_that_is_run_otherwise_is_refused(
     assert "both devices" in str(error.value)
 
 
+def test_a_session_that_keeps_its_keys_and_values_in_another_form_is_refused(file: Path) -> None:
+    with Gguf.open(file) as gguf:
+        model, weights = Model(gguf), identity(gguf)
+        halves, bytes_ = manifest(gguf, model, weights), manifest(gguf, model, weights, "q8_0")
+    refuse(bytes_, bytes_)
+    with pytest.raises(IdentityError, match="kv: keys and values are kept in another form; use the same kv"):
+        refuse(halves, bytes_)
+
+
 @pytest.mark.parametrize("name", ["weights", "shape", "tokenizer", "kv", "numerics"])
 def test_a_session_is_refused_for_whatever_differs_or_is_missing(file: Path, name: str) -> None:
     with Gguf.open(file) as gguf:

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,8 @@ MAKE = Path(__file__).parents[1] / "models" / "make_gguf.py"
 TOKENS = [(7 * i * i + 3 * i) % 900 for i in range(75)]
 
 Maker = Callable[..., Path]
+Kv = Literal["f16", "q8_0"]
+KV: list[Kv] = ["f16", "q8_0"]
 
 
 @pytest.fixture(scope="session")
@@ -44,8 +47,12 @@ def model(made: Maker) -> Model:
         return Model(gguf)
 
 
-def after(model: Model, tokens: list[int], at_once: int = 1000) -> list[float]:
-    session = Session(model, 256)
+def cosine(a: list[float], b: list[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True)) / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
+
+
+def after(model: Model, tokens: list[int], at_once: int = 1000, kv: Kv = "f16") -> list[float]:
+    session = Session(model, 256, kv=kv)
     for i in range(0, len(tokens), at_once):
         session.advance(tokens[i : i + at_once])
     return session.logits()
@@ -65,16 +72,37 @@ def test_all_kernels_threads_and_pass_sizes_give_the_same_bits(made: Maker, arch
             assert after(model, TOKENS, at_once) == right
 
 
-def test_the_weights_of_a_quantised_file_are_those_of_the_floats(made: Maker) -> None:
-    def cosine(a: list[float], b: list[float]) -> float:
-        return (
-            math.sumprod(a, b) / math.sqrt(math.sumprod(a, a) * math.sumprod(b, b))
-            if hasattr(math, "sumprod")
-            else (
-                sum(x * y for x, y in zip(a, b, strict=True)) / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
-            )
-        )
+@pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3"])
+def test_keys_and_values_as_bytes_give_the_same_bits_on_all_kernels_threads_and_pass_sizes(
+    made: Maker, arch: str
+) -> None:
+    with Gguf.open(made("Q8_0", arch)) as gguf:
+        right = after(Model(gguf, kernels="scalar"), TOKENS, kv="q8_0")
+        for name in kernels():
+            assert after(Model(gguf, kernels=name), TOKENS, kv="q8_0") == right
+        model = Model(gguf, 3)
+        for at_once in (1, 13, 1000):
+            assert after(model, TOKENS, at_once, "q8_0") == right
+        assert 0.999 < cosine(after(model, TOKENS), right) < 1
 
+
+def test_keys_and_values_as_bytes_take_about_half_the_memory(model: Model) -> None:
+    assert Session(model).block_bytes == model.block_bytes
+    assert Session(model, kv="q8_0").block_bytes * 32 == model.block_bytes * 17
+    with pytest.raises(ValueError, match="kv: 'q4_0' is not supported; supported: f16, q8_0"):
+        Session(model, kv="q4_0")  # type: ignore[arg-type]
+
+
+def test_rows_and_blocks_of_another_form_are_refused(model: Model) -> None:
+    session = Session(model, 256)
+    session.advance(TOKENS)
+    with pytest.raises(ValueError, match="bytes"):
+        Session.restore(model, session.tokens, session.blocks(), session.tail(), kv="q8_0")
+    with pytest.raises(ValueError, match="rows: "):
+        Session(model, kv="q8_0").extend(TOKENS[64:], session.tail())
+
+
+def test_the_weights_of_a_quantised_file_are_those_of_the_floats(made: Maker) -> None:
     with Gguf.open(made("F32")) as gguf:
         exact = after(Model(gguf), TOKENS[:20])
     for type_, least in (("F16", 0.99999), ("Q8_0", 0.999), ("Q6_K", 0.99), ("Q5_K", 0.98), ("Q4_K", 0.93)):
@@ -82,27 +110,30 @@ def test_the_weights_of_a_quantised_file_are_those_of_the_floats(made: Maker) ->
             assert cosine(after(Model(gguf), TOKENS[:20]), exact) > least
 
 
-def test_a_session_that_went_back_goes_on_as_if_it_had_never_been_further(model: Model) -> None:
-    session = Session(model, 256)
+@pytest.mark.parametrize("kv", KV)
+def test_a_session_that_went_back_goes_on_as_if_it_had_never_been_further(model: Model, kv: Kv) -> None:
+    session = Session(model, 256, kv=kv)
     session.advance(TOKENS)
     session.rewind(40)
     assert session.tokens == TOKENS[:40]
     session.advance(TOKENS[10:20])
-    assert session.logits() == after(model, TOKENS[:40] + TOKENS[10:20])
+    assert session.logits() == after(model, TOKENS[:40] + TOKENS[10:20], kv=kv)
 
 
-def test_a_fork_and_its_origin_do_not_disturb_each_other(model: Model) -> None:
-    session = Session(model, 256)
+@pytest.mark.parametrize("kv", KV)
+def test_a_fork_and_its_origin_do_not_disturb_each_other(model: Model, kv: Kv) -> None:
+    session = Session(model, 256, kv=kv)
     session.advance(TOKENS[:45])
     fork = session.fork()
     session.advance(TOKENS[:30])
     fork.advance(TOKENS[30:60])
-    assert session.logits() == after(model, TOKENS[:45] + TOKENS[:30])
-    assert fork.logits() == after(model, TOKENS[:45] + TOKENS[30:60])
+    assert session.logits() == after(model, TOKENS[:45] + TOKENS[:30], kv=kv)
+    assert fork.logits() == after(model, TOKENS[:45] + TOKENS[30:60], kv=kv)
 
 
-def test_blocks_that_were_given_out_stay_as_they_were(model: Model) -> None:
-    session = Session(model, 256)
+@pytest.mark.parametrize("kv", KV)
+def test_blocks_that_were_given_out_stay_as_they_were(model: Model, kv: Kv) -> None:
+    session = Session(model, 256, kv=kv)
     session.advance(TOKENS[:70])
     blocks = session.blocks()
     assert len(blocks) == 70 // BLOCK_TOKENS
@@ -113,32 +144,32 @@ def test_blocks_that_were_given_out_stay_as_they_were(model: Model) -> None:
     assert [bytes(block) for block in blocks] == before
 
 
-@given(cut=st.integers(1, len(TOKENS)), since=st.integers(0, 2), copy=st.booleans())
+@given(kv=st.sampled_from(KV), cut=st.integers(1, len(TOKENS)), since=st.integers(0, 2), copy=st.booleans())
 @settings(deadline=None, max_examples=30)
-def test_a_restored_session_goes_on_bit_for_bit(model: Model, cut: int, since: int, copy: bool) -> None:
-    session = Session(model, 256, seed=7)
+def test_a_restored_session_goes_on_bit_for_bit(model: Model, cut: int, since: int, copy: bool, kv: Kv) -> None:
+    session = Session(model, 256, seed=7, kv=kv)
     session.advance(TOKENS[:cut])
     early = session.blocks()[:since]
     blocks: list[memoryview | bytearray] = [*early, *session.blocks(len(early))]
     if copy:
         blocks = [bytearray(block) for block in blocks]
-    other = Session.restore(model, session.tokens, blocks, session.tail(), 256)
+    other = Session.restore(model, session.tokens, blocks, session.tail(), 256, kv=kv)
     other.advance(TOKENS[:9])
     session.advance(TOKENS[:9])
     assert other.logits() == session.logits()
     assert other.tokens == session.tokens
 
 
-@given(cut=st.integers(1, len(TOKENS)), since=st.integers(1, len(TOKENS)))
+@given(kv=st.sampled_from(KV), cut=st.integers(1, len(TOKENS)), since=st.integers(1, len(TOKENS)))
 @settings(deadline=None, max_examples=30)
-def test_rows_that_come_later_make_the_same_session(model: Model, cut: int, since: int) -> None:
-    session = Session(model, 256)
+def test_rows_that_come_later_make_the_same_session(model: Model, cut: int, since: int, kv: Kv) -> None:
+    session = Session(model, 256, kv=kv)
     session.advance(TOKENS[:cut])
     full = (cut - 1) // BLOCK_TOKENS * BLOCK_TOKENS
     since = min(max(since, full, 1), cut)
-    early = Session(model, 256)
+    early = Session(model, 256, kv=kv)
     early.advance(TOKENS[:since])
-    other = Session.restore(model, TOKENS[:full], session.blocks()[: full // BLOCK_TOKENS], b"", 256)
+    other = Session.restore(model, TOKENS[:full], session.blocks()[: full // BLOCK_TOKENS], b"", 256, kv=kv)
     other.extend(TOKENS[full:since], early.tail(full))
     other.extend(TOKENS[since:cut], session.tail(since))
     other.advance(TOKENS[:3])

@@ -512,11 +512,18 @@ struct Seen {
     int sinks, from, to;
 };
 
+/* Query rows as Q8_0. */
+struct Bytes {
+    int8_t q[SCORE_ROWS][WIDE];
+    float scale[SCORE_ROWS][WIDE / BLOCK];
+    int32_t sums[SCORE_ROWS][WIDE / 16];
+};
+
 /* scores[position] = q . K[position], for `count` rows and the 32 positions of one block: lane = position. Blocks lie
  * apart, so the one after is asked for, line by line. */
-INLINE void score_block(const struct Attention *a, const struct Seen *row, int count, int block, int after)
+INLINE void score_halves(const struct Attention *a, const struct Seen *row, int count, int block, int after)
 {
-    const uint16_t *k = a->blocks[block] + a->at, *next = a->blocks[after] + a->at;
+    const uint16_t *k = (const void *)(a->blocks[block] + a->at), *next = (const void *)(a->blocks[after] + a->at);
     vf sum[SCORE_ROWS][2];
     UNROLL for (int i = 0; i < count; i++) sum[i][0] = sum[i][1] = vf_zero();
     for (int d = 0; d < a->head_dim; d++, k += KV_TOKENS, next += KV_TOKENS) {
@@ -531,6 +538,33 @@ INLINE void score_block(const struct Attention *a, const struct Seen *row, int c
     UNROLL for (int i = 0; i < count; i++) {
         vf_store(row[i].scores + block * KV_TOKENS, sum[i][0]);
         vf_store(row[i].scores + block * KV_TOKENS + 16, sum[i][1]);
+    }
+}
+
+/* The same of Q8_0: the dot product of 32 dimensions is a whole number, 16 positions at a time. */
+INLINE void score_bytes(const struct Attention *a, const struct Seen *row, const struct Bytes *x, int count, int block,
+                        int after)
+{
+    const uint8_t *k = a->blocks[block] + a->at, *d = k + a->head_dim * KV_TOKENS, *next = a->blocks[after] + a->at;
+    for (int half = 0; half < KV_TOKENS; half += 16) {
+        vf sum[SCORE_ROWS];
+        UNROLL for (int i = 0; i < count; i++) sum[i] = vf_zero();
+        for (int b = 0; b < a->head_dim / BLOCK; b++) {
+            vi dot[SCORE_ROWS];
+            UNROLL for (int i = 0; i < count; i++) dot[i] = vi_zero();
+            UNROLL for (int g = 0; g < 8; g++) {
+                long at = (b * BLOCK + 4 * g) * KV_TOKENS + 4 * half;
+                __builtin_prefetch(next + at, 0, 2);
+                vb w = vb_signed(k + at);
+                UNROLL for (int i = 0; i < count; i++) dot[i] = vi_dot8(dot[i], w, x->q[i] + b * BLOCK + 4 * g);
+            }
+            vf scale = vf_halves(d + 2 * (b * KV_TOKENS + half));
+            UNROLL for (int i = 0; i < count; i++) {
+                vi exact = vi_sub(dot[i], vi_set(DOT8_ZERO * (x->sums[i][2 * b] + x->sums[i][2 * b + 1])));
+                sum[i] = vf_fma(vf_mul(scale, vf_set(x->scale[i][b])), vf_from(exact), sum[i]);
+            }
+        }
+        UNROLL for (int i = 0; i < count; i++) vf_store(row[i].scores + block * KV_TOKENS + half, sum[i]);
     }
 }
 
@@ -561,11 +595,11 @@ static float ISA(weigh)(const struct Seen *row, int end)
 }
 
 /* sum += scores . V over the first `to` positions of one block, for `count` rows and 32 dimensions: lane = dimension. */
-INLINE void value_block(const struct Attention *a, const struct Seen *row, int count, int block, int after, int dim,
-                        int to, vf sum[][2])
+INLINE void value_halves(const struct Attention *a, const struct Seen *row, int count, int block, int after, int dim,
+                         int to, vf sum[][2])
 {
-    long at = (long)a->at + (long)KV_TOKENS * a->head_dim + dim;
-    const uint16_t *v = a->blocks[block] + at, *next = a->blocks[after] + at;
+    size_t at = a->at + 2 * ((size_t)KV_TOKENS * (size_t)a->head_dim + (size_t)dim);
+    const uint16_t *v = (const void *)(a->blocks[block] + at), *next = (const void *)(a->blocks[after] + at);
     for (int t = 0; t < to; t++) {
         const uint16_t *values = v + (long)t * a->head_dim;
         __builtin_prefetch(next + (long)t * a->head_dim, 0, 2);
@@ -578,9 +612,39 @@ INLINE void value_block(const struct Attention *a, const struct Seen *row, int c
     }
 }
 
-/* `count` query rows at once; all of them see the same first and last block, or less of it. */
-INLINE void attend_rows(const struct Attention *a, const struct Seen *row, int count)
+/* The same of Q8_0: each score times what its token's values are multiples of, then the bytes as floats. */
+INLINE void value_bytes(const struct Attention *a, const struct Seen *row, int count, int block, int after, int dim,
+                        int to, vf sum[][2])
 {
+    size_t at = a->at + (size_t)(a->head_dim + a->head_dim / BLOCK * 2) * KV_TOKENS;
+    const uint8_t *v = a->blocks[block] + at, *d = v + a->head_dim * KV_TOKENS + 2 * dim, *next = a->blocks[after] + at;
+    vf low = vf_halves(d), high = vf_halves(d + 32);
+    float scaled[SCORE_ROWS][KV_TOKENS];
+    UNROLL for (int i = 0; i < count; i++) {
+        vf_store(scaled[i], vf_mul(low, vf_load(row[i].scores + block * KV_TOKENS)));
+        vf_store(scaled[i] + 16, vf_mul(high, vf_load(row[i].scores + block * KV_TOKENS + 16)));
+    }
+    for (int t = 0; t < to; t++) {
+        const uint8_t *values = v + (long)t * a->head_dim + dim;
+        __builtin_prefetch(next + (long)t * a->head_dim + dim, 0, 2);
+        vf first = vf_from(vi_s8(values)), second = vf_from(vi_s8(values + 16));
+        UNROLL for (int i = 0; i < count; i++) {
+            vf p = vf_set(scaled[i][t]);
+            sum[i][0] = vf_fma(p, first, sum[i][0]);
+            sum[i][1] = vf_fma(p, second, sum[i][1]);
+        }
+    }
+}
+
+/* `count` query rows at once; all of them see the same first and last block, or less of it. */
+INLINE void attend_rows(int form, const struct Attention *a, const struct Seen *row, int count)
+{
+    struct Bytes x;
+    if (form == Q8_0)
+        for (int i = 0; i < count; i++) {
+            struct Input one = {(float *)row[i].q, x.q[i], x.scale[i], x.sums[i], a->head_dim};
+            ISA(quantise)(&one, 0, 1);
+        }
     int last = 0, sinks = 0, from = row[0].from;
     UNROLL for (int i = 0; i < count; i++) {
         last = row[i].to > last ? row[i].to : last;
@@ -589,8 +653,13 @@ INLINE void attend_rows(const struct Attention *a, const struct Seen *row, int c
     }
     int blocks = (last + KV_TOKENS - 1) / KV_TOKENS;
     for (int b = 0; b < blocks; b++)
-        if (b * KV_TOKENS < sinks || (b + 1) * KV_TOKENS > from)
-            score_block(a, row, count, b, b + 1 < blocks ? b + 1 : b);
+        if (b * KV_TOKENS < sinks || (b + 1) * KV_TOKENS > from) {
+            int after = b + 1 < blocks ? b + 1 : b;
+            if (form == F16)
+                score_halves(a, row, count, b, after);
+            else
+                score_bytes(a, row, &x, count, b, after);
+        }
     vf scale[SCORE_ROWS];
     UNROLL for (int i = 0; i < count; i++) scale[i] = vf_set(1.0f / ISA(weigh)(&row[i], blocks * KV_TOKENS));
     for (int dim = 0; dim < a->head_dim; dim += 32) {
@@ -599,7 +668,7 @@ INLINE void attend_rows(const struct Attention *a, const struct Seen *row, int c
         for (int b = 0; b < blocks; b++) {
             int begin = b * KV_TOKENS, to = last - begin < KV_TOKENS ? last - begin : KV_TOKENS;
             if (begin < sinks || begin + KV_TOKENS > from)
-                value_block(a, row, count, b, b + 1 < blocks ? b + 1 : b, dim, to, sum);
+                (form == F16 ? value_halves : value_bytes)(a, row, count, b, b + 1 < blocks ? b + 1 : b, dim, to, sum);
         }
         UNROLL for (int i = 0; i < count; i++) {
             vf_store(row[i].out + dim, vf_mul(sum[i][0], scale[i]));
@@ -610,7 +679,7 @@ INLINE void attend_rows(const struct Attention *a, const struct Seen *row, int c
 
 /* Softmax(q K) V for the query heads that share one KV head. Each row's operations and their order depend on nothing
  * but the row: what is computed beside it does not show. */
-static void ISA(attend)(const struct Attention *a)
+INLINE void attend(int form, const struct Attention *a)
 {
     struct Seen rows[SCORE_ROWS];
     int total = a->tokens * a->group, stride = (a->position + a->tokens + KV_TOKENS - 1) / KV_TOKENS * KV_TOKENS;
@@ -624,15 +693,20 @@ static void ISA(attend)(const struct Attention *a)
             rows[i] = (struct Seen){a->q + offset, a->out + offset, a->scores + (long)i * stride, sinks, from, to};
         }
         switch (count) {
-        case 8: attend_rows(a, rows, 8); break;
-        case 7: attend_rows(a, rows, 7); break;
-        case 4: attend_rows(a, rows, 4); break;
-        case 2: attend_rows(a, rows, 2); break;
-        default: attend_rows(a, rows, 1);
+        case 8: attend_rows(form, a, rows, 8); break;
+        case 7: attend_rows(form, a, rows, 7); break;
+        case 4: attend_rows(form, a, rows, 4); break;
+        case 2: attend_rows(form, a, rows, 2); break;
+        default: attend_rows(form, a, rows, 1);
         }
         at += count;
     }
 }
+
+static __attribute__((noinline)) void ISA(attend_f16)(const struct Attention *a) { attend(F16, a); }
+static __attribute__((noinline)) void ISA(attend_q8_0)(const struct Attention *a) { attend(Q8_0, a); }
+
+static void ISA(attend)(const struct Attention *a) { (a->form == F16 ? ISA(attend_f16) : ISA(attend_q8_0))(a); }
 
 static double ISA(softmax)(float *x, long n, float scale)
 {

@@ -128,6 +128,7 @@ typedef __m512i vb;
 /* w -128 to 127 is kept as w ^ 0x80, so that sums come out with DOT8_ZERO * (sum of x) too much */
 #define DOT8_ZERO 128
 #define vi_dot8(sum, w, x) vi_dot(sum, w, x)
+#define vb_signed(p) _mm512_xor_si512(vb_load(p), _mm512_set1_epi8((char)0x80))
 /* 32 bytes of each of 16 rows -> 8 vb, four columns each, as vi_dot8 wants them */
 INLINE void vb_transpose(const uint8_t *const row[16], size_t at, uint8_t *to)
 {
@@ -506,6 +507,7 @@ INLINE float vf_highest(vf x)
 #endif
 
 #if !defined(LANES_AVX512)
+#define vb_signed(p) vb_load(p)
 INLINE void vb_transpose(const uint8_t *const row[16], size_t at, uint8_t *to)
 {
     for (int r = 0; r < 16; r++)

@@ -39,16 +39,20 @@ struct Input {
     int cols;
 };
 
-/* One KV block: KV_TOKENS positions, for each layer and KV head K as (head_dim, KV_TOKENS) and V as (KV_TOKENS,
- * head_dim), in halves. Full blocks do not change any more. */
-typedef uint16_t *KvBlock;
+/* One KV block: KV_TOKENS positions, in columns with a cell for each; for each layer and KV head, by form:
+ *   F16    K (head_dim, KV_TOKENS) and V (KV_TOKENS, head_dim), in halves
+ *   Q8_0   K s8 (head_dim / 4, KV_TOKENS, 4), half d (head_dim / 32, KV_TOKENS); V s8 (KV_TOKENS, head_dim), half d
+ *          (head_dim / 32, KV_TOKENS); what 32 dimensions of one token are worth is s8 times their d
+ * A token's cells are final when they are written, and full blocks do not change any more. */
+typedef uint8_t *KvBlock;
 
 struct Attention {
     const float *q;         /* (tokens, ldq): the query heads of this KV head from column 0 on, scaled */
     float *out;             /* (tokens, ldq), likewise */
     long ldq;
     const KvBlock *blocks;
-    size_t at;              /* offset of this layer and head in a block, in halves */
+    size_t at;              /* offset of this layer and head in a block */
+    int form;               /* of the blocks: F16 or Q8_0, with which the queries are quantised, too */
     int head_dim, group;    /* query heads that share the KV head */
     int tokens, position;   /* of the first token */
     int window, sinks;      /* a token sees the last `window` positions and the first `sinks`; 0: all */
@@ -120,13 +124,17 @@ struct Scratch *scratch_new(const struct Model *m, const struct Pool *pool, int 
 void scratch_free(struct Scratch *s);
 size_t scratch_bytes(const struct Scratch *s);
 
-size_t kv_block_bytes(const struct Model *m);
+size_t kv_block_bytes(const struct Model *m, int form);
+/* The cells of `n` tokens from slot `first` on, column by column: out of a block, and into one. kv_block_bytes /
+ * KV_TOKENS bytes a token. */
+void kv_take(const struct Model *m, int form, const uint8_t *block, int first, int n, uint8_t *rows);
+void kv_put(const struct Model *m, int form, uint8_t *block, int first, int n, const uint8_t *rows);
 
-/* One pass: `tokens` follow `position` tokens whose KV is in `blocks`, which has room for theirs. The logits of the last
+/* One pass: `tokens` follow `position` tokens whose KV is in `blocks` of `form`, with room for theirs. The logits of the last
  * `wanted` tokens go to `logits` (wanted, vocabulary). Returns 0, or -1 if *stop was set: then KV from `position` on is
  * worth nothing. */
 int model_pass(const struct Model *m, const struct Kernels *k, struct Pool *pool, struct Scratch *s,
-               const KvBlock *blocks, int position, const int32_t *tokens, int n, int wanted, float *logits,
+               const KvBlock *blocks, int form, int position, const int32_t *tokens, int n, int wanted, float *logits,
                const atomic_int *stop);
 
 /* How the next token is chosen, see model.pyi. */

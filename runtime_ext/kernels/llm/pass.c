@@ -81,9 +81,59 @@ void scratch_free(struct Scratch *s)
 
 size_t scratch_bytes(const struct Scratch *s) { return s->bytes; }
 
-size_t kv_block_bytes(const struct Model *m)
+/* Columns of a block's cells, see KvBlock. */
+struct Columns {
+    size_t count, cell; /* bytes of a cell */
+};
+
+enum { COLUMNS = 4 };
+
+/* Those of one layer and KV head; the bytes that they take. */
+static size_t kv_columns(const struct Model *m, int form, struct Columns of[COLUMNS])
 {
-    return (size_t)m->layers * (size_t)m->kv_heads * 2 * (size_t)m->head_dim * KV_TOKENS * sizeof(uint16_t);
+    size_t hd = (size_t)m->head_dim, bytes = 0;
+    const struct Columns f16[COLUMNS] = {{hd, 2}, {1, 2 * hd}};
+    const struct Columns q8_0[COLUMNS] = {{hd / 4, 4}, {hd / BLOCK, 2}, {1, hd}, {hd / BLOCK, 2}};
+    memcpy(of, form == F16 ? f16 : q8_0, sizeof f16);
+    for (int i = 0; i < COLUMNS; i++)
+        bytes += of[i].count * of[i].cell * KV_TOKENS;
+    return bytes;
+}
+
+static size_t kv_head_bytes(const struct Model *m, int form)
+{
+    struct Columns columns[COLUMNS];
+    return kv_columns(m, form, columns);
+}
+
+size_t kv_block_bytes(const struct Model *m, int form)
+{
+    return (size_t)m->layers * (size_t)m->kv_heads * kv_head_bytes(m, form);
+}
+
+static void kv_move(const struct Model *m, int form, uint8_t *block, int first, int n, uint8_t *rows, int put)
+{
+    struct Columns columns[COLUMNS];
+    kv_columns(m, form, columns);
+    for (int head = 0; head < m->layers * m->kv_heads; head++)
+        for (int i = 0; i < COLUMNS; i++)
+            for (size_t c = 0; c < columns[i].count; c++) {
+                size_t cell = columns[i].cell, size = (size_t)n * cell;
+                uint8_t *at = block + (size_t)first * cell;
+                memcpy(put ? at : rows, put ? rows : at, size);
+                rows += size;
+                block += KV_TOKENS * cell;
+            }
+}
+
+void kv_take(const struct Model *m, int form, const uint8_t *block, int first, int n, uint8_t *rows)
+{
+    kv_move(m, form, (uint8_t *)block, first, n, rows, 0);
+}
+
+void kv_put(const struct Model *m, int form, uint8_t *block, int first, int n, const uint8_t *rows)
+{
+    kv_move(m, form, block, first, n, (uint8_t *)rows, 1);
 }
 
 /* What all chunks of a pass know. */
@@ -94,7 +144,7 @@ struct Pass {
     struct Scratch *s;
     const KvBlock *blocks;
     const atomic_int *stop;
-    int position, tokens, layer;
+    int form, position, tokens, layer;
 };
 
 static int stopped(const struct Pass *p)
@@ -188,6 +238,38 @@ static void turn(float *head, const float *turns, int pairs, int neox)
     }
 }
 
+/* A token's key and value into its cells. */
+static void store_halves(const struct Pass *p, uint8_t *to, int slot, float *key, float *value)
+{
+    int hd = p->m->head_dim;
+    uint16_t halves[WIDE];
+    p->k->store_halves(halves, key, hd);
+    for (int d = 0; d < hd; d++)
+        memcpy(to + 2 * (d * KV_TOKENS + slot), halves + d, 2);
+    p->k->store_halves((uint16_t *)(void *)to + (hd * KV_TOKENS + slot * hd), value, hd);
+}
+
+static void store_bytes(const struct Pass *p, uint8_t *to, int slot, float *key, float *value)
+{
+    int hd = p->m->head_dim;
+    int8_t q[WIDE];
+    float scale[WIDE / BLOCK];
+    uint16_t halves[WIDE / BLOCK];
+    int32_t sums[WIDE / 16];
+    for (int v = 0; v < 2; v++) {
+        struct Input x = {v ? value : key, q, scale, sums, hd};
+        p->k->quantise(&x, 0, 1);
+        p->k->store_halves(halves, scale, hd / BLOCK);
+        int cell = v ? hd : 4;
+        for (int i = 0; i < hd / cell; i++)
+            memcpy(to + (i * KV_TOKENS + slot) * cell, q + i * cell, (size_t)cell);
+        to += hd * KV_TOKENS;
+        for (int i = 0; i < hd / BLOCK; i++)
+            memcpy(to + (i * KV_TOKENS + slot) * 2, halves + i, 2);
+        to += hd / BLOCK * KV_TOKENS * 2;
+    }
+}
+
 static void finish_heads(const struct Pass *p, int t)
 {
     const struct Model *m = p->m;
@@ -211,17 +293,14 @@ static void finish_heads(const struct Pass *p, int t)
         for (int d = 0; d < hd; d++)
             head[d] *= scale;
     }
-    uint16_t *block = p->blocks[pos / KV_TOKENS] + (size_t)p->layer * (size_t)m->kv_heads * 2 * (size_t)hd * KV_TOKENS;
-    for (int h = 0; h < m->kv_heads; h++, block += 2l * hd * KV_TOKENS) {
+    size_t bytes = kv_head_bytes(m, p->form);
+    uint8_t *cells = p->blocks[pos / KV_TOKENS] + (size_t)p->layer * (size_t)m->kv_heads * bytes;
+    for (int h = 0; h < m->kv_heads; h++, cells += bytes) {
         float *head = k + (long)h * hd;
         if (l->k_norm)
             p->k->norm(head, head, l->k_norm, hd, m->eps);
         turn(head, turns, m->rope_dims / 2, m->neox);
-        uint16_t halves[WIDE];
-        p->k->store_halves(halves, head, hd);
-        for (int d = 0; d < hd; d++)
-            block[(long)d * KV_TOKENS + slot] = halves[d];
-        p->k->store_halves(block + (long)hd * KV_TOKENS + (long)slot * hd, v + (long)h * hd, hd);
+        (p->form == F16 ? store_halves : store_bytes)(p, cells, slot, head, v + (long)h * hd);
     }
 }
 
@@ -236,7 +315,7 @@ static void attend_chunk(void *context, int chunk, int thread)
     float *q = p->s->qkv + first * width + (long)h * group * hd;
     struct Attention a = {
         .q = q, .out = q, .ldq = width, .blocks = p->blocks,
-        .at = ((size_t)p->layer * (size_t)m->kv_heads + (size_t)h) * 2 * (size_t)hd * KV_TOKENS,
+        .at = ((size_t)p->layer * (size_t)m->kv_heads + (size_t)h) * kv_head_bytes(m, p->form), .form = p->form,
         .head_dim = hd, .group = group, .position = p->position + first,
         .tokens = p->tokens - first < ATTEND_TOKENS ? p->tokens - first : ATTEND_TOKENS,
         .window = l->window, .sinks = l->sinks,
@@ -343,10 +422,10 @@ static void begin_token(const struct Pass *p, int t)
 }
 
 int model_pass(const struct Model *m, const struct Kernels *k, struct Pool *pool, struct Scratch *s,
-               const KvBlock *blocks, int position, const int32_t *tokens, int n, int wanted, float *logits,
+               const KvBlock *blocks, int form, int position, const int32_t *tokens, int n, int wanted, float *logits,
                const atomic_int *stop)
 {
-    struct Pass p = {m, k, pool, s, blocks, stop, position, n, 0};
+    struct Pass p = {m, k, pool, s, blocks, stop, form, position, n, 0};
     for (int t = 0; t < n; t++)
         form_row(m->embedding_form, m->embedding + (size_t)tokens[t] * m->embedding_bytes, m->embd,
                  s->x + (long)t * m->embd);
