@@ -69,7 +69,12 @@ class Options:
     logprobs: int | None = None
     """Tell each token's probability, and so many of the likeliest in its place; forced tokens then take a pass each."""
     context_full: Literal["stop", "slide"] = "stop"
-    """End there; or forget: a beginning of at most a quarter stays, and the latest half is read again after it."""
+    """End there; or forget: a beginning of at most a quarter stays, and the latest half is read again after it.
+
+    That is exact, as if the tokens that stay had been the whole conversation; it takes the time of reading half a
+    context, and makes room for a quarter or more. Blocks that were sent elsewhere before are then of other tokens, from
+    where the session's differ: from there on they are sent again.
+    """
     speculate: bool | None = None
     """None: where it is measured to pay."""
     deadline: float | None = None

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import msgpack
 import pytest
@@ -51,10 +51,13 @@ def loaded() -> tuple[Model, Tokenizer]:
             return Model(gguf), Tokenizer(gguf.metadata)
 
 
-def begun(options: Options, grammar: Grammar | None = None, text: str = "The car is parked", context: int = 256) -> Any:
+def begun(
+    options: Options, grammar: Grammar | None = None, text: str = "The car is parked", context: int = 256,
+    kv: Literal["f16", "q8_0"] = "f16",
+) -> Any:  # fmt: skip
     """A generation on a session of its own."""
     model, tokenizer = loaded()
-    return Generation(Session(model, context), tokenizer, tokenizer.encode(text), options, grammar)
+    return Generation(Session(model, context, kv=kv), tokenizer, tokenizer.encode(text), options, grammar)
 
 
 def whole(pieces: Sequence[Piece]) -> str:
@@ -92,6 +95,7 @@ def one_by_one(prompt: list[int], options: Options, grammar: Grammar | None = No
     return found
 
 
+KV: list[Literal["f16", "q8_0"]] = ["f16", "q8_0"]
 OPTIONS = st.builds(
     Options,
     max_tokens=st.integers(1, 40), temperature=st.sampled_from([0.0, 0.3, 1.0]), top_k=st.sampled_from([0, 1, 5]),
@@ -230,21 +234,21 @@ def moved(generation: Generation) -> Generation:
     model, tokenizer = loaded()
     session = generation._session
     state = msgpack.unpackb(msgpack.packb(generation.state()))
-    other = Session.restore(model, session.tokens, session.blocks(), session.tail(), session.context)
+    other = Session.restore(model, session.tokens, session.blocks(), session.tail(), session.context, kv=session.kv)
     return Generation.resume(other, tokenizer, state)
 
 
 @given(
     OPTIONS, st.sets(st.integers(0, 12), max_size=4), st.booleans(), st.sampled_from([(), ("ta",), ("\ufffd", " r")]),
-    st.sampled_from([24, 256]),
+    st.sampled_from([24, 256]), st.sampled_from(KV),
 )  # fmt: skip
 @settings(deadline=None, max_examples=100)
 def test_a_generation_that_moves_between_any_pieces_gives_the_same_text(
-    options: Options, cuts: set[int], constrained: bool, stop: tuple[str, ...], context: int
+    options: Options, cuts: set[int], constrained: bool, stop: tuple[str, ...], context: int, kv: Literal["f16", "q8_0"]
 ) -> None:
     options = replace(options, stop=stop, context_full="slide")
-    stayed = begun(options, schema() if constrained else None, context=context)
-    generation: Generation = begun(options, schema() if constrained else None, context=context)
+    stayed = begun(options, schema() if constrained else None, context=context, kv=kv)
+    generation: Generation = begun(options, schema() if constrained else None, context=context, kv=kv)
     text, number = "", 0
     while True:
         if number in cuts:
@@ -389,6 +393,33 @@ def test_where_it_slides_a_quarter_at_the_beginning_and_the_latest_half_stay() -
         if len(tokens) == 41:
             assert session.tokens == tokens[:10] + tokens[-20:]
     assert lengths[:24] == [*range(20, 41), 30, 31, 32]
+
+
+@pytest.mark.parametrize("kv", KV)
+def test_what_slides_goes_on_for_many_contexts_in_the_same_room_wherever_it_moves(
+    monkeypatch: pytest.MonkeyPatch, kv: Literal["f16", "q8_0"]
+) -> None:
+    options = Options(max_tokens=800, context_full="slide", temperature=0.7, penalty=1.2, seed=4, speculate=False)
+    stayed, moves = begun(options, context=72, kv=kv), begun(options, context=72, kv=kv)
+    model, tokenizer = loaded()
+    monkeypatch.setattr(tokenizer, "eos_ids", frozenset())
+    slides, length = 0, 0
+    for number, piece in enumerate(stayed):
+        session = stayed._session
+        assert len(session) <= session.context
+        if len(session) < length:
+            slides += 1
+        if len(session) < length or number % 97 == 0:
+            moves = moved(moves)
+        length = len(session)
+        assert next(moves).tokens == piece.tokens
+    assert stayed.reason == moves.reason == "length"
+    assert len(stayed.generated) == 800 > 10 * 72
+    assert slides > 10
+    session, fresh = stayed._session, Session(model, 72, kv=kv)
+    fresh.advance([*session.tokens, 5])
+    session.advance([5])
+    assert session.logits() == fresh.logits()
 
 
 # Ends from outside
