@@ -69,6 +69,7 @@ def _options(args: argparse.Namespace) -> Options:
     return Options(
         max_tokens=args.max_tokens, temperature=args.temperature, top_k=args.top_k, top_p=args.top_p, min_p=args.min_p,
         seed=args.seed, stop=tuple(args.stop), deadline=args.deadline,
+        context_full="slide" if args.slide else "stop",
     )  # fmt: skip
 
 

@@ -142,6 +142,14 @@ def test_a_seed_gives_the_same_answer_again_and_options_count(path: Path, said: 
     assert (lines[-1]["end"], lines[-1]["text"]) == ("stop", texts[0][: texts[0].index(stop)])
 
 
+def test_a_full_context_ends_the_answer_or_is_slid_over_as_asked(path: Path, said: Said) -> None:
+    small = ("run", path, "Hello", "--chat", "none", "--context", 16, "--max-tokens", 60)
+    (_, stopped), (_, slid) = said(*small), said(*small, "--slide")
+    assert stopped[-1]["end"] == "context"
+    assert (slid[-1]["end"], slid[-1]["tokens"]) == ("length", 60)
+    assert slid[-1]["text"].startswith(stopped[-1]["text"])
+
+
 def test_the_file_s_template_is_used_and_a_file_without_one_takes_plain_text(
     path: Path, tmp_path: Path, said: Said, capsys: pytest.CaptureFixture[str]
 ) -> None:
