@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slipstream.runtime_ext import gguf
-from slipstream.runtime_ext.gguf import Gguf, GgufError, Tensor
+from slipstream.runtime_ext.gguf import BLOCKS, TYPES, Gguf, GgufError, Tensor
 
 U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
 
@@ -210,6 +210,16 @@ def test_what_is_wrong_is_said_with_its_place(
     assert caught.value.about == about
     assert (caught.value.at is not None) or "metadata" in about
     assert str(caught.value).isascii()
+
+
+@pytest.mark.parametrize(("number", "kind"), [(n, kind) for n, kind in TYPES.items() if kind not in BLOCKS])
+def test_a_type_that_does_not_run_is_refused_by_its_name_with_those_that_do(
+    opened: Callable[[bytes], Gguf], number: int, kind: str
+) -> None:
+    with pytest.raises(GgufError) as caught:
+        opened(two(entry("a", (1,), 0, 0), entry("b", (256,), number, 32)))
+    runs = "F32, F16, BF16, Q8_0, Q4_0, Q5_0, Q4_K, Q5_K, Q6_K"
+    assert (caught.value.what, caught.value.about) == (f"{kind} is not supported; supported: {runs}", "tensor 'b'")
 
 
 def test_a_file_that_is_cut_anywhere_is_refused(opened: Callable[[bytes], Gguf]) -> None:
