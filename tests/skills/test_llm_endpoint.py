@@ -197,6 +197,16 @@ async def test_an_endpoint_that_knows_no_schemas_is_told_of_it_in_words() -> Non
     assert fake.asked[2]["response_format"] == {"type": "json_object"}  # it is remembered
 
 
+async def test_a_conversation_that_is_not_taken_does_not_mean_that_schemas_are_unknown() -> None:
+    good = stream(delta(content='{"n": 1}'), delta(finish="stop"))
+    long = plain(400, {"error": {"message": "context is 4096"}})
+    async with served(long, long, good) as (far, fake):
+        with pytest.raises(UsageError, match="4096"):
+            await answer(far, schema=SCHEMA)
+        await answer(far, schema=SCHEMA)
+    assert fake.asked[2]["response_format"]["type"] == "json_schema"
+
+
 async def hang_up(connection: SocketStream) -> None:
     """Close without a word."""
 

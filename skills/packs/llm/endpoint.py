@@ -102,7 +102,7 @@ class Endpoint:
         self.rate: float | None = None
         """Tokens per second of the last answer."""
         self._strict = True
-        """Whether it holds answers to a schema, as far as it is known."""
+        """Whether it takes schemas, as far as it is known."""
 
     def __repr__(self) -> str:
         return f"Endpoint({self.name!r}, {self.settings.host!r})"
@@ -164,14 +164,14 @@ class Endpoint:
         self, answer: Answer, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None,
         schema: Mapping[str, Any] | None, options: Mapping[str, Any], until: float,
     ) -> AsyncGenerator[Piece | None, None]:  # fmt: skip
-        tries = 0
+        tries, strict = 0, self._strict
         while True:
-            strict = self._strict
             sent = body(self.settings.model, messages, tools, schema, strict, options)
             try:
                 async with aclosing(self._stream(answer, sent, until)) as pieces:
                     async for piece in pieces:
                         yield piece
+                self._strict = strict if schema is not None else self._strict
                 return
             except _Slow:
                 answer.finish = "deadline"
@@ -185,7 +185,7 @@ class Endpoint:
             except UsageError:
                 if schema is None or not strict or answer.said:
                     raise
-                self._strict = False  # it may not know schemas: then it is told in words
+                strict = False  # it may not know schemas: then it is told in words, and always if that is what helps
 
     async def _stream(
         self, answer: Answer, sent: Mapping[str, Any], until: float
