@@ -88,6 +88,12 @@ async def test_an_answer_comes_in_pieces_and_the_last_one_says_why_it_ended_and_
     assert engine.rate is not None
 
 
+async def test_the_rate_counts_only_tokens_that_a_pass_of_their_own_made(engine: Engine) -> None:
+    usage = (await answer(engine, max_tokens=2, temperature=1.0, seed=1))[-1].usage
+    assert usage is not None
+    assert engine.rate == pytest.approx(1 / usage.decode_seconds)  # the first came out of the pass over the prompt
+
+
 async def test_the_same_seed_gives_the_same_answer_whatever_was_said_before(engine: Engine) -> None:
     first = await answer(engine, max_tokens=16, temperature=1.0, seed=7)
     await answer(engine, [{"role": "user", "content": "Something else"}], max_tokens=9)

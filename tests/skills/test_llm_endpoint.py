@@ -142,6 +142,27 @@ async def test_an_answer_is_streamed_with_what_it_took() -> None:
     assert (asked["temperature"], asked["stop"], asked["seed"], asked["max_tokens"]) == (0.5, ["x"], 3, 9)
 
 
+async def test_what_an_endpoint_does_not_tell_is_not_told_as_nothing_and_a_rate_is_of_what_came_in_time() -> None:
+    for reply in (stream(delta(content="a"), delta(finish="stop")), plain(200, {"choices": [{"message": {}}]})):
+        async with served(reply) as (far, _):
+            assert (await answer(far))[-1].usage is None
+            assert far.rate is None
+    whole = {"choices": [{"message": {"content": "hi"}}], "usage": {"prompt_tokens": 2, "completion_tokens": 50}}
+    async with served(plain(200, whole)) as (far, _):
+        usage = (await answer(far))[-1].usage
+        assert usage is not None
+        assert usage.completion_tokens == 50
+        assert far.rate is None, "it came at once: nobody knows how long it took"
+
+
+async def test_an_answer_that_is_asked_for_twice_took_both() -> None:
+    replies = [stream(delta(content=text), delta(finish="stop"), USAGE) for text in ('{"n": "x"}', '{"n": 4}')]
+    async with served(*replies) as (far, _):
+        [last] = await answer(far, schema=SCHEMA)
+    assert last.usage is not None
+    assert (last.usage.prompt_tokens, last.usage.reused_tokens, last.usage.completion_tokens) == (14, 8, 6)
+
+
 async def test_calls_of_tools_come_in_parts_and_reasoning_goes_back_with_them_only() -> None:
     def part(index: int, **function: str) -> dict[str, Any]:
         return delta(tool_calls=[{"index": index, "id": f"c{index}", "function": function}])
@@ -455,8 +476,8 @@ VALUES = st.recursive(
 def test_no_chunk_brings_an_answer_down(chunk: Any) -> None:
     said = Answer()
     try:
-        said.piece(chunk)
-        said.piece({"choices": [chunk]})
+        said.piece(chunk, 0.0)
+        said.piece({"choices": [chunk]}, 0.0)
     except ValueError:
         return
     said.end()

@@ -24,7 +24,7 @@ import anyio
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ....core.errors import Denied, LinkLost, Refused, SkillFailed, SlipError, TimedOut, UsageError
-from .local import Piece
+from .local import Piece, Usage
 from .openai import ANSWER, Answer, Events, body, complaint, never_fits, repaired, unfit
 
 if TYPE_CHECKING:
@@ -139,26 +139,27 @@ class Endpoint:
         options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed,
                    "stop": list(stop)}  # fmt: skip
         said, answer = list(messages), Answer(plain=schema is not None)
+        took: list[Usage | None] = []
         for round_ in range(2):
             answer = Answer(plain=schema is not None)
-            began = first = anyio.current_time()
+            began = anyio.current_time()
             async with aclosing(self._answer(answer, said, tools, schema, options, until)) as pieces:
                 async for piece in pieces:
                     if piece is not None:
-                        first = first if first > began else anyio.current_time()
                         yield piece
+            first, last = answer.times or (anyio.current_time(),) * 2
+            took.append(answer.taken(first - began, last - first))
+            if (told := took[-1]) is not None and told.completion_tokens > 1 and last > first:
+                self.rate = (told.completion_tokens - 1) / (last - first)  # the first one came with the prompt
             if schema is None or answer.finish == "deadline" or not (wrong := unfit(answer.text, schema)):
                 break
             if round_ or answer.finish == "length":
                 raise never_fits(self.name, wrong)
             said = repaired(messages, answer.text, wrong, schema)
-        last, now = answer.end(), anyio.current_time()
-        usage = answer.taken(first - began, now - first)
-        if usage.completion_tokens and now > first:
-            self.rate = usage.completion_tokens / (now - first)
-        finish = "tool_calls" if last.calls else answer.finish or "stop"
+        end = answer.end()
+        finish = "tool_calls" if end.calls else answer.finish or "stop"
         text = answer.text if schema is not None else ""
-        yield Piece(text, calls=last.calls, problems=last.problems, finish=finish, usage=usage)
+        yield Piece(text, calls=end.calls, problems=end.problems, finish=finish, usage=_total(took))
 
     async def _answer(
         self, answer: Answer, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None,
@@ -237,12 +238,12 @@ class Endpoint:
                     if event == "[DONE]":
                         done = True
                         break
-                    yield answer.piece(json.loads(event))
+                    yield answer.piece(json.loads(event), anyio.current_time())
             except (ValueError, RecursionError) as error:
                 raise self._nonsense(str(error)) from None
         if not streamed:
             try:
-                yield answer.piece(json.loads(bytes(whole)))
+                yield answer.piece(json.loads(bytes(whole)), anyio.current_time())
             except (ValueError, RecursionError) as error:
                 raise self._nonsense(str(error)) from None
         elif not done and answer.finish is None:
@@ -358,6 +359,18 @@ class _Wait(SlipError):
     def __init__(self, told: SlipError, after: float | None) -> None:
         super().__init__(told.what, told.why, told.hint)
         self.told, self.after = told, after
+
+
+def _total(took: Sequence[Usage | None]) -> Usage | None:
+    """What all requests for an answer took, if the endpoint told of each."""
+    told = [each for each in took if each is not None]
+    if len(told) < len(took):
+        return None
+    return Usage(
+        sum(each.prompt_tokens for each in told), sum(each.reused_tokens for each in told),
+        sum(each.completion_tokens for each in told), sum(each.prefill_seconds for each in told),
+        sum(each.decode_seconds for each in told),
+    )  # fmt: skip
 
 
 def _retry_after(said: str) -> float | None:

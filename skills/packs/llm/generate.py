@@ -50,7 +50,7 @@ class Said(BaseModel):
     tool_calls: Personal[list[ToolCall]] = Field(default_factory=list)
     problems: Personal[list[str]] = Field(default_factory=list, description="what was meant as a call and is none")
     finish: Finish | None = Field(None, description="in the last item: why it ended; stop: it is whole")
-    usage: Spent | None = Field(None, description="in the last item")
+    usage: Spent | None = Field(None, description="in the last item; null if an endpoint did not tell")
     model: str = Field("", description="in the last item: which model answered")
 
 

@@ -242,13 +242,14 @@ class Engine:
     async def _pieces(
         self, generation: Generation, reader: Reader | None, budget: _Budget
     ) -> AsyncGenerator[Piece, None]:
-        over = False
+        over, first = False, 0
         try:
             while not over:
                 with _explained(self.path):
                     passed = await self._thread(partial(next, generation, None))
                 if passed is None:
                     break
+                first = first or len(passed.tokens)
                 if passed.logprobs:
                     yield Piece(chances=self._chances(passed))
                 for piece in _read(passed, reader):
@@ -261,7 +262,7 @@ class Engine:
             yield _piece(each)
         usage = generation.usage
         if usage.decode:
-            self.rate = usage.generated / usage.decode
+            self.rate = (usage.generated - first) / usage.decode  # the first pass reads the prompt
         reason = generation.reason
         if reason == "dead end":
             raise SkillFailed("the answer cannot go on", "nothing that the model may say fits the schema",

@@ -83,15 +83,17 @@ class Answer:
     """Whether texts are held back until the end: they must fit a schema as a whole."""
     text: str = ""
     finish: Finish | None = None
-    usage: tuple[int, int, int] = (0, 0, 0)
-    """Tokens of the prompt, of those the ones that were there already, and of the answer."""
+    usage: tuple[int, int, int] | None = None
+    """Tokens of the prompt, of those the ones that were there already, and of the answer; None if nobody told."""
+    times: tuple[float, float] | None = None
+    """When the first and the last of it came, by the clock of whoever takes it in."""
     said: bool = False
     """Whether anything came that a person or a program may have seen."""
     _calls: dict[int, _Calling] = field(default_factory=dict)
     _size: int = 0
 
-    def piece(self, chunk: Any) -> Piece | None:
-        """What a chunk says that is new.
+    def piece(self, chunk: Any, now: float) -> Piece | None:
+        """What a chunk that came at `now` (in s) says that is new.
 
         Raises:
             ValueError: it is no chunk of an answer.
@@ -119,6 +121,8 @@ class Answer:
         if self._size > ANSWER:
             raise ValueError(f"an answer has more than {ANSWER} bytes")
         self.text += text
+        if text or reasoning or said.get("tool_calls"):
+            self.times = (now if self.times is None else self.times[0], now)
         self.said = self.said or bool(text or reasoning or self._calls)
         shown = "" if self.plain else text
         return Piece(shown, reasoning) if shown or reasoning else None
@@ -162,8 +166,10 @@ class Answer:
             reused = _count(details, "cached_tokens") if isinstance(details, Mapping) else 0
             self.usage = (_count(usage, "prompt_tokens"), reused, _count(usage, "completion_tokens"))
 
-    def taken(self, first: float, rest: float) -> Usage:
-        """What it took; seconds until the first token, and from then on."""
+    def taken(self, first: float, rest: float) -> Usage | None:
+        """What it took, if the endpoint told; seconds until the first token, and from then on."""
+        if self.usage is None:
+            return None
         prompt, reused, completion = self.usage
         return Usage(prompt, reused, completion, first, rest)
 
