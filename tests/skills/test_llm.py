@@ -21,7 +21,7 @@ pytest.importorskip("jinja2", reason="the extra `llm` is not installed: no jinja
 
 import anyio.lowlevel
 
-from slipstream.core.errors import Refused, SkillFailed, UsageError
+from slipstream.core.errors import Refused, SkillFailed, TimedOut, UsageError
 from slipstream.core.skill import Catalogue, Context, spec_of
 from slipstream.runtime_ext.generate import Generation, Options
 from slipstream.runtime_ext.model import Session
@@ -219,6 +219,41 @@ async def test_a_budget_of_time_counts_waiting_for_others(engine: Engine) -> Non
         pieces = await answer(engine, deadline=0.01)
     assert pieces[-1].finish == "deadline"
     assert text(pieces) == ""
+
+
+@pytest.mark.parametrize(
+    ("max_ms", "left", "given"),
+    [(None, None, None), (9000, None, 9.0), (None, 20, 19.5), (9000, 20, 9.0), (None, 1, 0.9)],
+)
+async def test_an_answer_ends_with_what_it_has_before_its_callers_deadline(
+    files: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    max_ms: int | None,
+    left: float | None,
+    given: float | None,
+) -> None:
+    async def chat(self: Engine, messages: Any, *, deadline: float | None, **options: Any) -> Any:
+        asked.append(deadline)
+        for each in texts:
+            yield Piece(each)
+        yield Piece(finish="deadline")
+
+    asked: list[float | None] = []
+    texts = ["half an"]
+    monkeypatch.setattr(Engine, "chat", chat)
+    async with pack.open({"models": [files[1]], "threads": 1}) as llm:
+        await llm.engine("")  # loading takes none of the time
+        ctx = Context(llm)
+        ctx.deadline = None if left is None else anyio.current_time() + left
+        [said] = await items(ctx, stream=False, max_ms=max_ms)
+        assert (said.text, said.finish) == ("half an", "deadline")
+        assert asked == [None if given is None else pytest.approx(given, rel=0.1)]
+        texts.clear()
+        if given == 9.0:  # the budget that was asked for: to have said nothing by then is an answer
+            assert [item.finish for item in await items(ctx, max_ms=max_ms)] == ["deadline"]
+        elif left is not None:
+            with pytest.raises(TimedOut, match="said nothing in time"):
+                await items(ctx, max_ms=max_ms)
 
 
 async def test_joules_end_an_answer_where_they_are_measured_and_are_refused_elsewhere(engine: Engine) -> None:

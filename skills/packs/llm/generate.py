@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from uuid import uuid4
 
+import anyio
 from pydantic import BaseModel, Field, JsonValue
 
-from ....core.errors import SlipError
+from ....core.errors import SlipError, TimedOut
 from ....core.skill import Context, Cost, Effect, skill
 from ..labels import Personal
 from .backend import Llm
 from .local import Finish, Piece, arguments
+
+MARGIN: Final = 0.5
+"""Seconds before a caller's deadline at which an answer ends with what it has, at most a tenth of what is left: time
+for the pass under way, and for the way back."""
 
 
 class Function(BaseModel):
@@ -88,7 +93,12 @@ async def llm_generate(
     ] = None,
     model: Annotated[str, Field(max_length=200, description="which model; left out: the device's first")] = "",
     max_tokens: Annotated[int, Field(ge=1, le=2**20, description="budget of the answer, in tokens")] = 512,
-    max_ms: Annotated[int | None, Field(ge=1, description="budget from the question on, in ms; not loading")] = None,
+    max_ms: Annotated[
+        int | None,
+        Field(
+            ge=1, description="budget from the question on, in ms; not loading. Before a caller's deadline it ends, too"
+        ),
+    ] = None,
     max_joules: Annotated[float | None, Field(gt=0, description="budget in J, where it can be measured")] = None,
     temperature: Annotated[float, Field(ge=0, le=100, description="0: the likeliest token")] = 0.0,
     top_p: Annotated[float, Field(ge=0, le=1)] = 1.0,
@@ -101,13 +111,20 @@ async def llm_generate(
     llm = ctx.backend(Llm)
     name = model or llm.names[0]
     engine = await llm.answering(name, lambda part: ctx.progress(part, f"loading {name}"))
+    asked, left = None if max_ms is None else max_ms / 1000, _left(ctx)
     answer = engine.chat(
         messages, tools=tools, schema=schema, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
-        stop=stop, deadline=None if max_ms is None else max_ms / 1000, max_joules=max_joules, meter=ctx.joules,
+        stop=stop, deadline=min((each for each in (asked, left) if each is not None), default=None),
+        max_joules=max_joules, meter=ctx.joules,
     )  # fmt: skip
     items: list[Said] = []
+    said = False
     async with aclosing(answer) as pieces:
         async for piece in pieces:
+            said = said or bool(piece.text or piece.reasoning or piece.calls)
+            if piece.finish == "deadline" and not said and (asked is None or (left is not None and left < asked)):
+                raise TimedOut(f"{name} said nothing in time", "loading, waiting for other answers or reading the "
+                               "conversation took it all", "allow it more time, or ask a smaller model")  # fmt: skip
             if stream:
                 yield _said(piece, name)
             else:
@@ -139,6 +156,14 @@ async def llm_models(ctx: Context) -> Models:
         told.problem = "" if endpoint.allowed else "it may not be sent what is personal: personal = false"
         found.append(told)
     return Models(models=found)
+
+
+def _left(ctx: Context) -> float | None:
+    """Seconds until an answer has to end, so that its caller still hears of it; None if nobody set a deadline."""
+    if ctx.deadline is None:
+        return None
+    left = max(0.0, ctx.deadline - anyio.current_time())
+    return left - min(MARGIN, left / 10)
 
 
 def _said(piece: Piece, model: str) -> Said:
