@@ -15,6 +15,8 @@ from typing import Any
 
 import anyio
 import pytest
+import trio
+from trio.testing import MockClock
 
 pytest.importorskip("regex", reason="the extra `llm` is not installed: no regex")
 pytest.importorskip("jinja2", reason="the extra `llm` is not installed: no jinja2")
@@ -27,7 +29,7 @@ from slipstream.runtime_ext.generate import Generation, Options
 from slipstream.runtime_ext.model import Session
 from slipstream.runtime_ext.reply import Reader
 from slipstream.skills.packs.llm import local, pack
-from slipstream.skills.packs.llm.backend import GUESSED, READ
+from slipstream.skills.packs.llm.backend import GUESSED, IDLE, READ
 from slipstream.skills.packs.llm.generate import Said, llm_generate, llm_models
 from slipstream.skills.packs.llm.local import Engine, Piece
 from slipstream.testing import mesh
@@ -417,6 +419,35 @@ async def test_a_model_that_nobody_uses_makes_room(files: tuple[Path, Path], mon
                 await llm.engine("large")
         assert await llm.engine("large") is llm.loaded("large")
         assert llm.loaded("small") is None
+
+
+@pytest.mark.parametrize("anyio_backend", [("trio", {"clock": MockClock()})])
+async def test_a_model_that_nobody_asked_for_a_while_is_unloaded_and_loaded_again_when_it_is_asked(
+    files: tuple[Path, Path],
+) -> None:
+    async def later(seconds: float) -> None:
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, MockClock)
+        clock.jump(seconds)
+        await anyio.wait_all_tasks_blocked()
+
+    async with pack.open({"models": files, "threads": 1}) as llm:
+        ctx, small = Context(llm), await llm.engine("small")
+        for _ in range(3):
+            await later(IDLE - 1)
+            await items(ctx, max_tokens=1, model="small")
+        async with aclosing(small.chat(HELLO, max_tokens=40)) as busy:
+            await anext(busy)
+            await later(3 * IDLE)
+            assert llm.loaded("small") is small
+        await later(IDLE - 1)
+        await llm.engine("large")
+        assert llm.loaded("small") is small
+        await later(1)
+        assert llm.loaded("small") is None
+        assert llm.loaded("large") is not None
+        await items(ctx, max_tokens=1, model="small")
+        assert llm.loaded("small") is not None
 
 
 async def test_the_skill_streams_or_gives_one_item_and_says_which_model_it_was(files: tuple[Path, Path]) -> None:

@@ -20,6 +20,9 @@ from .local import CONTEXT, Card, Engine, Progress, card, fits
 
 GUESSED: Final = 128
 """Tokens of an answer, until durations are learned."""
+IDLE: Final = 300.0
+"""Seconds that a model stays loaded though nobody asks it: to load it again takes a few seconds, to read a conversation
+again a second for some hundred tokens, and until then the memory is of use to other programs."""
 READ: Final = 10e9
 """Bytes of memory that a device reads in a second, until durations are learned: a phone of 2020 or later (LPDDR4X)."""
 
@@ -56,6 +59,7 @@ class Llm:
         self._settings = settings
         self._engines: dict[str, Engine] = {}
         self._loading = anyio.Lock()
+        self._loaded = anyio.Event()
         self._cards: dict[str, tuple[tuple[int, int], Card]] = {}
 
     @property
@@ -106,15 +110,28 @@ class Llm:
                 found = self._engines[name] = await Engine.open(
                     self.paths[name], threads=self._settings.threads, context=self._settings.context, progress=progress
                 )
+                self._loaded.set()
             return found
+
+    async def unload_idle(self) -> None:
+        """Unload models that nobody asked for a while, for ever; it sleeps until one may be due."""
+        while True:
+            if not self._engines:
+                self._loaded = anyio.Event()
+                await self._loaded.wait()
+            now = anyio.current_time()
+            due = {name: now if engine.busy else engine.used for name, engine in self._engines.items()}
+            await anyio.sleep_until(min(due.values()) + IDLE)
+            for name in [name for name, engine in self._engines.items() if _unused(engine)]:
+                del self._engines[name]
 
     async def _make_room(self, name: str) -> None:
         wanted = await self.card(name)
         while not self._fits(wanted):
-            idle = next((other for other, engine in self._engines.items() if not engine.busy), None)
-            if idle is None:
+            idle = [other for other, engine in self._engines.items() if not engine.busy]
+            if not idle:
                 break
-            del self._engines[idle]
+            del self._engines[min(idle, key=lambda other: self._engines[other].used)]
         try:
             fits(wanted, self.context(wanted))
         except Refused as error:
@@ -151,7 +168,15 @@ class Llm:
 @asynccontextmanager
 async def open_llm(settings: Mapping[str, Any]) -> AsyncIterator[Llm]:
     """The models, as their settings name them; none is loaded yet."""
-    yield Llm(read_settings(LlmSettings, "llm", settings))
+    llm = Llm(read_settings(LlmSettings, "llm", settings))
+    async with anyio.create_task_group() as group:
+        group.start_soon(llm.unload_idle)
+        yield llm
+        group.cancel_scope.cancel()
+
+
+def _unused(engine: Engine) -> bool:
+    return not engine.busy and anyio.current_time() >= engine.used + IDLE
 
 
 def capabilities(llm: Llm) -> list[str]:

@@ -129,6 +129,8 @@ class Engine:
         self._pass = Lock()  # also held by a pass that nobody waits for any more, until it sees that
         self.rate: float | None = None
         """Tokens per second of the last answer."""
+        self.used = anyio.current_time()
+        """When its last answer ended, or it was loaded; in s, on anyio's clock."""
 
     @classmethod
     async def open(
@@ -141,10 +143,12 @@ class Engine:
             SkillFailed: the file cannot be run here, or a library is missing.
             Refused: it does not fit into memory now.
         """
-        return await to_thread.run_sync(partial(cls._open, path, threads, context, progress))
+        return cls(*await to_thread.run_sync(partial(cls._open, path, threads, context, progress)))
 
     @classmethod
-    def _open(cls, path: Path, threads: int | None, context: int | None, progress: Progress | None) -> Self:
+    def _open(
+        cls, path: Path, threads: int | None, context: int | None, progress: Progress | None
+    ) -> tuple[Path, Card, Model, Tokenizer, Template, int]:
         with _explained(path):
             from ....runtime_ext.chat import CHATML, Template
             from ....runtime_ext.gguf import Gguf
@@ -162,7 +166,7 @@ class Engine:
                                       "take a file of the model's chat or instruct form")  # fmt: skip
                 template = Template.of(gguf.metadata, tokenizer) if own else Template.by(CHATML, tokenizer)
                 model = Model(gguf, threads or len(os.sched_getaffinity(0)), progress=_Progress(progress))
-        return cls(path, card, model, tokenizer, template, context)
+        return path, card, model, tokenizer, template, context
 
     @property
     def busy(self) -> bool:
@@ -238,6 +242,7 @@ class Engine:
                     yield piece
         finally:
             self._turn.release()
+            self.used = anyio.current_time()
 
     async def _pieces(
         self, generation: Generation, reader: Reader | None, budget: _Budget
