@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -76,8 +76,9 @@ class Calls:
                     raise
 
     async def stream(
-        self, skill: str, args: dict[str, Any], *, on: str | None = None, deadline: float | None = None
-    ) -> AsyncIterator[Any]:
+        self, skill: str, args: dict[str, Any], *, on: str | None = None, deadline: float | None = None,
+        on_progress: Callable[[float, str], None] | None = None,
+    ) -> AsyncGenerator[Any, None]:  # fmt: skip
         """Run a streaming skill and go through its items as they come.
 
         Raises:
@@ -85,12 +86,12 @@ class Calls:
         """
         device, _ = self._routes.find(skill, on)
         if device == self.id:
-            until = deadline or self.clock() + CALL_SECONDS
-            _, value = await self._server.here(self.catalogue.get(skill), args, "", Caller(self.id), until, None)
-            for item in value["result"]:
-                yield item
+            spec, me = self.catalogue.get(skill), Caller(self.id)
+            async with aclosing(self._server.stream_here(spec, args, me, deadline, on_progress)) as made:
+                async for item in made:
+                    yield item
             return
         peer = self.links.up.get(device) or await self.links.to(device)
-        async with aclosing(peer.stream(skill, args, deadline=deadline)) as items:
+        async with aclosing(peer.stream(skill, args, deadline=deadline, on_progress=on_progress)) as items:
             async for item in items:
                 yield item

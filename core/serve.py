@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -110,6 +110,55 @@ class Server:
         if isinstance(found[0], SlipError):
             raise found[0]
         return found[0]
+
+    async def stream_here(
+        self, spec: SkillSpec, args: dict[str, Any], caller: Caller, deadline: float | None,
+        on_progress: Callable[[float, str], None] | None,
+    ) -> AsyncGenerator[Any, None]:  # fmt: skip
+        """Serve a streaming call of this device's own: its items as they come; the skill waits while nobody takes them.
+
+        Raises:
+            SlipError: as `Invoker.invoke`, or TimedOut.
+        """
+        give, take = anyio.create_memory_object_stream[Any]()
+        found: list[SlipError | None] = []
+
+        async def job() -> None:
+            error: SlipError | None = None
+            try:
+                opened = self._gate.open(spec, args)
+                by = caller if opened is args else replace(caller, private=True)
+                await self._invoker.invoke(
+                    spec, opened, caller=by, deadline=deadline, on_progress=on_progress, on_item=give.send
+                )
+            except SlipError as failed:
+                error = failed
+            finally:
+                end(error)
+
+        def end(error: SlipError | None) -> None:
+            if not found:
+                found.append(error)
+            give.close()
+
+        def overdue() -> None:
+            if not found:  # else the worker is at somebody else's job by now
+                end(TimedOut(f"{spec.name} was not done in time", skill=spec.name))
+                worker.cancel()
+
+        worker = self._workers.do(job)
+        timer = None if deadline is None else self._timers.at(deadline, overdue)
+        try:
+            async for item in take:
+                yield item
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if not found:
+                worker.cancel()
+            take.close()
+        if found[0] is not None:
+            raise found[0]
 
     async def _serve(self, peer: Peer, stream: int, serving: _Serving, args: dict[str, Any], key: str) -> None:
         spec, caller = serving.spec, serving.caller

@@ -160,13 +160,15 @@ class Verbs:
         if seconds is None and (spec.get("effect") == "physical" or spec.get("consent") == "always"):
             seconds = ASKED_SECONDS
         deadline = None if seconds is None else node.clock() + seconds
-        if spec.get("streaming"):
-            async for item in node.stream(skill, given, on=on, deadline=deadline):
-                await talk.send(item=item)
-            return {"outcome": "done", "value": None}
 
         def progress(fraction: float, note: str) -> None:
             talk.tell(progress=fraction, note=note)
+
+        if spec.get("streaming"):
+            async with aclosing(node.stream(skill, given, on=on, deadline=deadline, on_progress=progress)) as items:
+                async for item in items:
+                    await talk.send(item=item)
+            return {"outcome": "done", "value": None}
 
         def heard(event: Event) -> None:
             fields = event.fields

@@ -10,7 +10,7 @@ import pytest
 from trio.testing import MockClock
 
 from slipstream import testing
-from slipstream.core.errors import LinkLost, SlipError, TimedOut
+from slipstream.core.errors import LinkLost, SlipError, TimedOut, UsageError
 from slipstream.core.events import Event
 from slipstream.core.node import Node
 from slipstream.core.session import WINDOW
@@ -204,9 +204,30 @@ async def test_a_slow_reader_stops_the_producer(size: int) -> None:
             assert (world.produced - read) * size <= WINDOW + 2 * size
             if read == 5:
                 break
-        await stream.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()
         await world.until(lambda: bool(world.ended))
         assert world.produced * size <= WINDOW + 8 * size
+
+
+async def test_a_stream_of_this_device_comes_as_it_is_made_and_ends_with_its_reader() -> None:
+    world = World()
+    async with testing.mesh("phone", skills=everywhere(world, "phone")) as m:
+        stream = m["phone"].stream("test.count", {"to": 10_000}, on="phone")
+        for read in range(1, 6):
+            await anext(stream)
+            await anyio.sleep(1)
+            assert world.produced <= read + 2
+        await stream.aclose()
+        await world.until(lambda: bool(world.ended))
+        late = m["phone"].stream("test.count", {"to": 10_000}, on="phone", deadline=anyio.current_time() + 3)
+        await anext(late)
+        await anyio.sleep(4)
+        with pytest.raises(TimedOut):
+            [item async for item in late]
+        await world.until(lambda: len(world.ended) == 2)
+        with pytest.raises(UsageError):
+            [item async for item in m["phone"].stream("test.count", {"to": "many"}, on="phone")]
+        assert len([item async for item in m["phone"].stream("test.count", {"to": 3}, on="phone")]) == 3
 
 
 async def test_a_little_credit_does_not_let_large_items_pass() -> None:
@@ -217,7 +238,7 @@ async def test_a_little_credit_does_not_let_large_items_pass() -> None:
             await anext(stream)
             await anyio.sleep(1)
         assert world.produced <= WINDOW + 2 * 100_000
-        await stream.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()
 
 
 # -- cancels and deadlines ---------------------------------------------------------------------------------------------
