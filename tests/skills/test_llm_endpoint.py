@@ -214,7 +214,8 @@ async def test_an_endpoint_that_knows_no_schemas_is_told_of_it_in_words() -> Non
         await answer(far, schema=SCHEMA)
     assert last.text == '{"n": 1}'
     assert fake.asked[1]["response_format"] == {"type": "json_object"}
-    assert json.dumps(SCHEMA) in fake.asked[1]["messages"][0]["content"]
+    assert json.dumps(SCHEMA) in fake.asked[1]["messages"][-1]["content"]
+    assert fake.asked[1]["messages"][-1]["content"].startswith("hello")
     assert fake.asked[2]["response_format"] == {"type": "json_object"}  # it is remembered
 
 

@@ -204,8 +204,15 @@ def body(
     elif schema is not None:
         made["response_format"] = {"type": "json_object"}
         asked = f"Answer with JSON that fits this JSON schema, and with nothing else:\n{json.dumps(schema)}"
-        made["messages"] = [{"role": "system", "content": asked}, *said]
+        made["messages"] = _asked(said, asked)
     return made
+
+
+def _asked(said: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
+    """The conversation with a wish at its end, in the user's words: not every model's template knows a system's."""
+    if said and said[-1].get("role") == "user" and isinstance(said[-1].get("content"), str):
+        return [*said[:-1], {**said[-1], "content": f"{said[-1]['content']}\n\n{what}"}]
+    return [*said, {"role": "user", "content": what}]
 
 
 def _message(n: int, message: Mapping[str, Any]) -> dict[str, Any]:
