@@ -81,6 +81,10 @@ void scratch_free(struct Scratch *s)
 
 size_t scratch_bytes(const struct Scratch *s) { return s->bytes; }
 
+/* What layers keep of the tokens that they have seen. From here to kv_put is all that knows it, beside the two places
+ * that write and read cells, store_* and attend: sessions move, share and forget whole blocks and cells of bytes. Law:
+ * a layer keeps cells, each final once its token is through. */
+
 /* Columns of a block's cells, see KvBlock. */
 struct Columns {
     size_t count, cell; /* bytes of a cell */
@@ -100,16 +104,14 @@ static size_t kv_columns(const struct Model *m, int form, struct Columns of[COLU
     return bytes;
 }
 
-static size_t kv_head_bytes(const struct Model *m, int form)
+/* Where the cells of a layer's KV head begin in a block. */
+static size_t kv_at(const struct Model *m, int form, int layer, int head)
 {
     struct Columns columns[COLUMNS];
-    return kv_columns(m, form, columns);
+    return ((size_t)layer * (size_t)m->kv_heads + (size_t)head) * kv_columns(m, form, columns);
 }
 
-size_t kv_block_bytes(const struct Model *m, int form)
-{
-    return (size_t)m->layers * (size_t)m->kv_heads * kv_head_bytes(m, form);
-}
+size_t kv_block_bytes(const struct Model *m, int form) { return kv_at(m, form, m->layers, 0); }
 
 static void kv_move(const struct Model *m, int form, uint8_t *block, int first, int n, uint8_t *rows, int put)
 {
@@ -293,9 +295,8 @@ static void finish_heads(const struct Pass *p, int t)
         for (int d = 0; d < hd; d++)
             head[d] *= scale;
     }
-    size_t bytes = kv_head_bytes(m, p->form);
-    uint8_t *cells = p->blocks[pos / KV_TOKENS] + (size_t)p->layer * (size_t)m->kv_heads * bytes;
-    for (int h = 0; h < m->kv_heads; h++, cells += bytes) {
+    for (int h = 0; h < m->kv_heads; h++) {
+        uint8_t *cells = p->blocks[pos / KV_TOKENS] + kv_at(m, p->form, p->layer, h);
         float *head = k + (long)h * hd;
         if (l->k_norm)
             p->k->norm(head, head, l->k_norm, hd, m->eps);
@@ -315,7 +316,7 @@ static void attend_chunk(void *context, int chunk, int thread)
     float *q = p->s->qkv + first * width + (long)h * group * hd;
     struct Attention a = {
         .q = q, .out = q, .ldq = width, .blocks = p->blocks,
-        .at = ((size_t)p->layer * (size_t)m->kv_heads + (size_t)h) * kv_head_bytes(m, p->form), .form = p->form,
+        .at = kv_at(m, p->form, p->layer, h), .form = p->form,
         .head_dim = hd, .group = group, .position = p->position + first,
         .tokens = p->tokens - first < ATTEND_TOKENS ? p->tokens - first : ATTEND_TOKENS,
         .window = l->window, .sinks = l->sinks,
