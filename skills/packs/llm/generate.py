@@ -89,7 +89,11 @@ async def llm_generate(
         list[dict[str, JsonValue]], Field(max_length=200, description="tools that may be called, in OpenAI's form")
     ] = [],  # noqa: B006
     schema: Annotated[
-        dict[str, JsonValue] | None, Field(description="the text is JSON that fits this JSON schema")
+        dict[str, JsonValue] | None,
+        Field(
+            description="the text is JSON that fits this JSON schema; what it does not bound may never end: "
+            "say additionalProperties: false, maxLength, maxItems"
+        ),
     ] = None,
     model: Annotated[str, Field(max_length=200, description="which model; left out: the device's first")] = "",
     max_tokens: Annotated[int, Field(ge=1, le=2**20, description="budget of the answer, in tokens")] = 512,
@@ -104,7 +108,9 @@ async def llm_generate(
     top_p: Annotated[float, Field(ge=0, le=1)] = 1.0,
     seed: Annotated[int | None, Field(ge=0, description="the same answer again")] = None,
     stop: Annotated[list[str], Field(max_length=16, description="texts that end the answer before them")] = [],  # noqa: B006
-    stream: Annotated[bool, Field(description="false: one item, with the whole answer")] = True,
+    stream: Annotated[
+        bool, Field(description="false: one item, with the whole answer: what plans and skills read, as result.0.text")
+    ] = True,
 ) -> AsyncIterator[Said]:
     """Answer a conversation with a language model: of a file, which runs here and shows nobody anything, or behind an
     endpoint that this device's config names."""
