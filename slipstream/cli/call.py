@@ -27,18 +27,35 @@ def main(args: argparse.Namespace) -> int:
         "skill": args.skill, "text": pairs(args.argument, "celsius=21.5"), "args": _object(args.args),
         "on": args.on, "seconds": args.deadline,
     }  # fmt: skip
-    with talk(state_of(args), "call", request) as lines:
-        for line in lines:
-            if "item" in line:
-                _item(line["item"], args.json)
-            elif "asking" in line:
-                _asking(line, args.json)
-            elif "progress" in line:
-                _progress(line, args.json)
-            elif line.get("end"):
-                output.progress("")
-                _end(line, args.json)
+    speaking = False
+    try:
+        with talk(state_of(args), "call", request) as lines:
+            for line in lines:
+                if not args.json and (text := _spoken(line.get("item"))):
+                    output.progress("")
+                    print(output.harmless(text), end="", flush=True)
+                    speaking = True
+                    continue
+                if speaking:
+                    print()
+                speaking = False
+                _show(line, args.json)
+    finally:
+        if speaking:
+            print(flush=True)
     return 0
+
+
+def _show(line: dict[str, Any], as_json: bool) -> None:
+    if "item" in line:
+        _item(line["item"], as_json)
+    elif "asking" in line:
+        _asking(line, as_json)
+    elif "progress" in line:
+        _progress(line, as_json)
+    elif line.get("end"):
+        output.progress("")
+        _end(line, as_json)
 
 
 def _object(text: str | None) -> dict[str, Any]:
@@ -51,6 +68,12 @@ def _object(text: str | None) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UsageError("--args is no JSON object", "", """--args '{"celsius": 21.5}'""")
     return found
+
+
+def _spoken(item: Any) -> str:
+    """What an item says that is a piece of a text and nothing else, as those of llm.generate; else nothing."""
+    said = {name: value for name, value in item.items() if value} if isinstance(item, dict) else {}
+    return said["text"] if said.keys() == {"text"} and isinstance(said["text"], str) else ""
 
 
 def _item(item: Any, as_json: bool) -> None:

@@ -18,7 +18,6 @@ from threading import Thread
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from ..core.device import clean
 from ..core.energy import Drain
 from ..core.errors import UsageError
 from ..machine import machine
@@ -211,15 +210,10 @@ def _speak(answer: Answer, *, as_json: bool) -> None:
         if as_json:
             output.show_json({"text": piece.text, "tokens": piece.tokens})
         elif piece.text:
-            last = harmless(piece.text) if shown else piece.text
+            last = output.harmless(piece.text) if shown else piece.text
             print(last, end="", flush=True)
     if not last.endswith("\n"):
         print(flush=True)
-
-
-def harmless(text: str) -> str:
-    """Text that a terminal can only show: its lines and tabs stay, everything that could steer it goes."""
-    return "\n".join("\t".join(clean(cell, len(cell)) for cell in line.split("\t")) for line in text.split("\n"))
 
 
 def _summary(told: Mapping[str, Any]) -> str:

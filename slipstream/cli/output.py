@@ -82,6 +82,11 @@ def line(text: str) -> None:
     print(clean(text, 4000))
 
 
+def harmless(text: str) -> str:
+    """Text that a terminal can only show: its lines and tabs stay, everything that could steer it goes."""
+    return "\n".join("\t".join(clean(cell, len(cell)) for cell in line.split("\t")) for line in text.split("\n"))
+
+
 def value(found: Any) -> None:
     """A value that a skill gave: text as it is, everything else as JSON."""
     if isinstance(found, dict) and set(found) == {"result"}:

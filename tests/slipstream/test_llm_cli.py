@@ -10,7 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,8 +24,9 @@ pytest.importorskip("regex", reason="tokenizers need the package regex")
 pytest.importorskip("jinja2", reason="chat templates need the package jinja2")
 
 from slipstream import cli
-from slipstream.cli import llm, llm_run
+from slipstream.cli import call, llm, llm_run, output
 from slipstream.core.energy import Drain
+from slipstream.core.errors import SlipError
 from slipstream.runtime_ext.architecture import Shape
 from slipstream.runtime_ext.generate import Generation, Options
 from slipstream.runtime_ext.gguf import Gguf
@@ -308,7 +310,7 @@ def test_a_terminal_is_shown_nothing_that_could_steer_it_and_told_what_it_took(p
     assert process.wait() == 0
     text = seen.decode().replace("\r\n", "\n")
     answer = text.rpartition("\r\x1b[K")[2]  # after the progress of loading
-    assert llm_run.harmless(piped) in answer
+    assert output.harmless(piped) in answer
     assert not any(ord(letter) < 32 and letter not in "\n\t" for letter in answer)
     assert "300 written at" in answer
     assert "/token" in answer or "energy: not measurable here" in answer
@@ -330,11 +332,11 @@ def test_letters_that_the_terminal_lacks_are_no_failure(path: Path) -> None:
 
 @given(st.text())
 def test_harmless_text_keeps_its_lines_and_loses_all_control(text: str) -> None:
-    shown = llm_run.harmless(text)
+    shown = output.harmless(text)
     assert shown.count("\n") == text.count("\n")
     assert not any((ord(letter) < 32 and letter not in "\n\t") or 127 <= ord(letter) < 160 for letter in shown)
-    assert llm_run.harmless(shown) == shown
-    assert llm_run.harmless("a\x1b[31mb\u202e\tc\r\n👩\u200d🚀") == "a[31mb\tc\n👩\u200d🚀"
+    assert output.harmless(shown) == shown
+    assert output.harmless("a\x1b[31mb\u202e\tc\r\n👩\u200d🚀") == "a[31mb\tc\n👩\u200d🚀"
 
 
 @pytest.mark.parametrize(
@@ -350,6 +352,31 @@ def test_harmless_text_keeps_its_lines_and_loses_all_control(text: str) -> None:
 )
 def test_joules_are_told_only_where_one_gauge_moved_on(drains: list[Drain | None], joules: float) -> None:
     assert llm_run.joules(drains) == joules
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_pieces_of_an_answer_are_one_text_to_a_person_and_lines_to_a_program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], broken: bool
+) -> None:
+    @contextmanager
+    def talk(*_: object) -> Iterator[Iterator[dict[str, Any]]]:
+        yield lines()
+
+    def lines() -> Iterator[dict[str, Any]]:
+        for text in ("Grüß", " Gott\x1b[2J\n", "Lena"):
+            yield {"item": {"text": text, "reasoning": "", "tool_calls": [], "finish": None}}
+        if broken:
+            raise SlipError("the link is lost")
+        yield {"item": {"text": "", "finish": "stop"}}
+        yield {"end": True, "outcome": "done", "value": None}
+
+    monkeypatch.setattr(call, "talk", talk)
+    code = cli.main(["call", "llm.generate"])
+    said = capsys.readouterr().out
+    assert said.startswith("Grüß Gott[2J\nLena\n")
+    assert ('"finish": "stop"' in said, code == 0) == (not broken, not broken)
+    cli.main(["call", "llm.generate", "--json"])
+    assert json.loads(capsys.readouterr().out.splitlines()[1])["item"]["text"] == " Gott\x1b[2J\n"
 
 
 def test_help_needs_no_model_and_no_library() -> None:
