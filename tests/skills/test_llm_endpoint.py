@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -182,6 +183,20 @@ async def test_calls_of_tools_come_in_parts_and_reasoning_goes_back_with_them_on
     _, sent, other = fake.asked[0]["messages"]
     assert sent["reasoning_content"] == "why"
     assert "reasoning_content" not in other
+
+
+async def test_certificates_are_read_once_and_not_on_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tls() -> Any:
+        threads.append(threading.get_ident())
+        return real()
+
+    real, threads = module._tls, list[int]()
+    monkeypatch.setattr(module, "_tls", tls)
+    async with served(stream(delta(content="hi"), delta(finish="stop"))) as (far, _):
+        await answer(far)
+    assert threads
+    assert threading.get_ident() not in threads
+    assert real() is real()
 
 
 async def test_an_answer_that_is_not_streamed_is_taken_as_well() -> None:

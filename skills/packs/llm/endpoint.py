@@ -13,14 +13,16 @@ import random
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
-from functools import partial
+from functools import cache, partial
 from ipaddress import ip_address
 from math import inf
 from pathlib import Path
+from ssl import SSLContext
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import anyio
+from anyio import to_thread
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ....core.errors import Denied, LinkLost, Refused, SkillFailed, SlipError, TimedOut, UsageError
@@ -87,6 +89,18 @@ def _address(host: str) -> Any:
         return ip_address(host)
     except ValueError:
         return None
+
+
+@cache
+def _tls() -> SSLContext:
+    """Whose certificates are believed. To load httpx and them takes up to a quarter of a second: not on the event loop.
+
+    Raises:
+        ImportError: there is no httpx.
+    """
+    import httpx
+
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def _near(host: str) -> bool:
@@ -193,16 +207,20 @@ class Endpoint:
     ) -> AsyncGenerator[Piece | None, None]:  # fmt: skip
         """One request."""
         try:
-            import httpx
+            tls = await to_thread.run_sync(_tls)
         except ImportError as error:
             raise SkillFailed("a library that endpoints need is missing", str(error),
                               "pip install 'slipstream-mesh[llm]'") from None  # fmt: skip
+        import httpx
+
         settings = self.settings
         headers = {"accept": "text/event-stream", **self._key()}
         try:
             async with AsyncExitStack() as stack:
                 timeout = httpx.Timeout(None, connect=settings.connect_seconds)
-                client = await stack.enter_async_context(httpx.AsyncClient(timeout=timeout, trust_env=False))
+                client = await stack.enter_async_context(
+                    httpx.AsyncClient(timeout=timeout, trust_env=False, verify=tls)
+                )
                 request = client.build_request("POST", f"{settings.url}/chat/completions", json=sent, headers=headers)
                 response = await self._within(partial(client.send, request, stream=True), settings.first_seconds, until,
                                               "does not answer")  # fmt: skip
