@@ -42,6 +42,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--chat", choices=("file", "chatml", "none"), help="whose chat template (default: the file's)")
     run.add_argument("--schema", metavar="FILE", help="answer with JSON that fits this JSON schema")
     run.add_argument("--max-tokens", type=int, default=512, metavar="N", help="end after so many (default: 512)")
+    run.add_argument("--kv", choices=("f16", "q8_0"), default="f16", help="keys and values: q8_0 takes half the memory")
     run.add_argument("--slide", action="store_true", help="where the context is full, forget its middle and go on")
     run.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text")
     run.add_argument("--deadline", type=seconds, metavar="TIME", help="end after so long: 500ms, 10s or 2m")

@@ -106,7 +106,7 @@ def _ready(
             model = Model(gguf, args.threads or processors(), progress=_loading)
         finally:
             output.progress("")
-    return Generation(Session(model, context), tokenizer, prompt, options, grammar)
+    return Generation(Session(model, context, kv=args.kv), tokenizer, prompt, options, grammar)
 
 
 def _loading(part: float) -> None:

@@ -488,6 +488,15 @@ async def test_a_device_offers_what_it_has_a_file_for(files: Any, tmp_path: Path
     assert catalogue.specs.keys() == offered
 
 
+async def test_conversations_in_half_the_memory_are_answered_as_well(files: tuple[Path, Path]) -> None:
+    whole, half = [await Engine.open(files[1], threads=1, context=256, kv=kv) for kv in ("f16", "q8_0")]
+    assert 32 * half.card.kv_token == 17 * whole.card.kv_token
+    assert half.card.needs(0) == whole.card.needs(0)
+    pieces = await answer(half, max_tokens=20)
+    assert pieces[-1].usage is not None
+    assert pieces[-1].usage.completion_tokens == 20
+
+
 @pytest.mark.parametrize("models", [["/a/m.gguf", "/b/m.gguf"], ["m.gguf"]])
 async def test_two_files_of_one_name_and_a_path_that_begins_nowhere_are_refused(models: list[str]) -> None:
     with pytest.raises(UsageError, match="models"):

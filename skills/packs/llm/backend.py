@@ -16,7 +16,7 @@ from ....core.skill import nearest
 from ....runtime_ext.memory import available
 from ..simulated import Settings, read_settings
 from .endpoint import Endpoint, EndpointSettings
-from .local import CONTEXT, Card, Engine, Progress, card, fits
+from .local import CONTEXT, Card, Engine, Kv, Progress, card, fits
 
 GUESSED: Final = 128
 """Tokens of an answer, until durations are learned."""
@@ -38,6 +38,9 @@ class LlmSettings(Settings):
     """Models that other programs run, by name."""
     context: int | None = Field(None, ge=64, le=2**20)
     """Tokens of a conversation and its answer; None takes 4096, or what the model has if that is less."""
+
+    kv: Kv = "f16"
+    """How conversations are kept: q8_0 takes about half the memory of f16, and is as good as exact."""
 
     @field_validator("models")
     @classmethod
@@ -108,7 +111,11 @@ class Llm:
             if (found := self._engines.get(name)) is None:
                 await self._make_room(name)
                 found = self._engines[name] = await Engine.open(
-                    self.paths[name], threads=self._settings.threads, context=self._settings.context, progress=progress
+                    self.paths[name],
+                    threads=self._settings.threads,
+                    context=self._settings.context,
+                    kv=self._settings.kv,
+                    progress=progress,
                 )
                 self._loaded.set()
             return found
@@ -158,10 +165,10 @@ class Llm:
         try:
             now = path.stat()
         except OSError:
-            return card(path)  # which says what is wrong
+            return card(path, self._settings.kv)  # which says what is wrong
         version = (now.st_mtime_ns, now.st_size)
         if name not in self._cards or self._cards[name][0] != version:
-            self._cards[name] = (version, card(path))
+            self._cards[name] = (version, card(path, self._settings.kv))
         return self._cards[name][1]
 
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 Progress = Callable[[float], Coroutine[Any, Any, None]]
 Finish = Literal["stop", "length", "tool_calls", "context", "deadline", "energy"]
 """Why an answer ended: it is whole, or tokens, context, time or joules ran out."""
+Kv = Literal["f16", "q8_0"]
+"""How a session keeps keys and values."""
 CONTEXT: Final = 4096
 """Tokens of a conversation and its answer, if nobody says how many."""
 SESSIONS: Final = 4
@@ -121,8 +123,10 @@ class _Budget:
 class Engine:
     """A loaded model and the conversations that it goes on with."""
 
-    def __init__(self, path: Path, card: Card, model: Model, tokenizer: Tokenizer, template: Template, context: int):
-        self.path, self.card, self.context = path, card, context
+    def __init__(
+        self, path: Path, card: Card, model: Model, tokenizer: Tokenizer, template: Template, context: int, kv: Kv
+    ) -> None:
+        self.path, self.card, self.context, self.kv = path, card, context, kv
         self._model, self._tokenizer, self._template = model, tokenizer, template
         self._sessions: list[Session] = []  # the one used last is the last
         self._turn = anyio.Semaphore(1, max_value=1)  # a generator may be closed by another task than began it
@@ -134,21 +138,22 @@ class Engine:
 
     @classmethod
     async def open(
-        cls, path: Path, *, threads: int | None = None, context: int | None = None,
+        cls, path: Path, *, threads: int | None = None, context: int | None = None, kv: Kv = "f16",
         progress: Progress | None = None,
     ) -> Self:  # fmt: skip
-        """Load a model file; `progress` is told the part done; `context`: tokens, 4096 or what the model has if less.
+        """Load a model file; `progress` is told the part done; `context`: tokens, 4096 or what the model has if less;
+        `kv`: the form of keys and values, q8_0 takes about half the memory.
 
         Raises:
             SkillFailed: the file cannot be run here, or a library is missing.
             Refused: it does not fit into memory now.
         """
-        return cls(*await to_thread.run_sync(partial(cls._open, path, threads, context, progress)))
+        return cls(*await to_thread.run_sync(partial(cls._open, path, threads, context, kv, progress)))
 
     @classmethod
     def _open(
-        cls, path: Path, threads: int | None, context: int | None, progress: Progress | None
-    ) -> tuple[Path, Card, Model, Tokenizer, Template, int]:
+        cls, path: Path, threads: int | None, context: int | None, kv: Kv, progress: Progress | None
+    ) -> tuple[Path, Card, Model, Tokenizer, Template, int, Kv]:
         with _explained(path):
             from ....runtime_ext.chat import CHATML, Template
             from ....runtime_ext.gguf import Gguf
@@ -156,7 +161,7 @@ class Engine:
             from ....runtime_ext.tokens import Tokenizer
 
             with Gguf.open(path) as gguf:
-                card = _card(gguf, path)
+                card = _card(gguf, path, kv)
                 context = min(context or CONTEXT, card.context)
                 fits(card, context)
                 tokenizer = Tokenizer(gguf.metadata)
@@ -166,7 +171,7 @@ class Engine:
                                       "take a file of the model's chat or instruct form")  # fmt: skip
                 template = Template.of(gguf.metadata, tokenizer) if own else Template.by(CHATML, tokenizer)
                 model = Model(gguf, threads or len(os.sched_getaffinity(0)), progress=_Progress(progress))
-        return path, card, model, tokenizer, template, context
+        return path, card, model, tokenizer, template, context, kv
 
     @property
     def busy(self) -> bool:
@@ -335,7 +340,7 @@ class Engine:
 
         common, best = max(((_common(each.tokens, prompt), i) for i, each in enumerate(self._sessions)), default=(0, 0))
         if not common:
-            session = Session(self._model, self.context)
+            session = Session(self._model, self.context, kv=self.kv)
         elif common < len(self._sessions[best]) - 1:  # the last token is read again anyway
             session = self._sessions[best].fork()
         else:
@@ -349,7 +354,7 @@ class Engine:
         return session
 
 
-def card(path: Path) -> Card:
+def card(path: Path, kv: Kv = "f16") -> Card:
     """What a model file says of itself; it reads the header only.
 
     Raises:
@@ -359,7 +364,7 @@ def card(path: Path) -> Card:
         from ....runtime_ext.gguf import Gguf
 
         with Gguf.open(path) as gguf:
-            return _card(gguf, path)
+            return _card(gguf, path, kv)
 
 
 def fits(card: Card, context: int) -> None:
@@ -389,13 +394,14 @@ class _Progress:
             from_thread.run(self._tell, part)
 
 
-def _card(gguf: Any, path: Path) -> Card:
+def _card(gguf: Any, path: Path, kv: Kv) -> Card:
     from ....runtime_ext.architecture import Shape
 
     shape = Shape.of(gguf)
-    kv = shape.layers * shape.kv_heads * shape.head_dim * 2 * 2
+    values = shape.layers * shape.kv_heads * shape.head_dim * 2
     weights = sum(tensor.nbytes for tensor in gguf.tensors.values())
-    return Card(shape.name or path.stem, shape.architecture, shape.context, weights, kv)
+    token = values * 2 if kv == "f16" else values * 34 // 32  # of 32 values and their scale
+    return Card(shape.name or path.stem, shape.architecture, shape.context, weights, token)
 
 
 def _common(held: Sequence[int], prompt: Sequence[int]) -> int:
