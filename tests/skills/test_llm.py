@@ -462,6 +462,19 @@ async def test_the_skill_streams_or_gives_one_item_and_says_which_model_it_was(f
         assert "small" in unknown.value.hint
 
 
+async def test_a_file_that_is_gone_leaves_the_answering_to_the_next_one(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    async with pack.open({"models": [tmp_path / "gone.gguf", files[1]], "threads": 1}) as llm:
+        [said] = await items(Context(llm), max_tokens=1, stream=False)
+        assert said.model == "small"
+        with pytest.raises(SkillFailed, match=r"gone\.gguf"):
+            await items(Context(llm), model="gone")
+    async with pack.open({"models": [tmp_path / "gone.gguf"]}) as llm:
+        with pytest.raises(SkillFailed, match=r"gone\.gguf"):
+            await items(Context(llm))
+
+
 async def test_models_are_listed_with_what_is_wrong_with_them(files: tuple[Path, Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF but no more")

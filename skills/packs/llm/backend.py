@@ -67,8 +67,15 @@ class Llm:
 
     @property
     def names(self) -> list[str]:
-        """All models; the first answers if none is named."""
+        """All models."""
         return [*self.paths, *self.endpoints]
+
+    @property
+    def answers(self) -> list[str]:
+        """Models that may be asked: their file is there, or they are an endpoint that may be sent conversations. The
+        first answers if none is named."""
+        files = [name for name, path in self.paths.items() if path.is_file()]
+        return files + [name for name, endpoint in self.endpoints.items() if endpoint.allowed]
 
     def loaded(self, name: str) -> Engine | None:
         """A model's engine, if it is loaded."""
@@ -87,12 +94,11 @@ class Llm:
         return await to_thread.run_sync(self._card, name)
 
     async def answering(self, name: str, progress: Progress | None = None) -> Engine | Endpoint:
-        """What answers under a name; no name is the first one.
+        """What answers under a name.
 
         Raises:
             UsageError, Refused, SkillFailed: as `engine`.
         """
-        name = name or self.names[0]
         return self.endpoints[name] if name in self.endpoints else await self.engine(name, progress)
 
     async def engine(self, name: str, progress: Progress | None = None) -> Engine:
@@ -187,10 +193,8 @@ def _unused(engine: Engine) -> bool:
 
 
 def capabilities(llm: Llm) -> list[str]:
-    """`llm.models` where the config names models, `llm.generate` where one may be asked: its file is there, or it is an
-    endpoint that may be sent conversations."""
-    can = any(path.is_file() for path in llm.paths.values()) or any(each.allowed for each in llm.endpoints.values())
-    return ["llm.models"] * bool(llm.names) + ["llm.generate"] * can
+    """`llm.models` where the config names models, `llm.generate` where one may be asked."""
+    return ["llm.models"] * bool(llm.names) + ["llm.generate"] * bool(llm.answers)
 
 
 def seconds(llm: Llm) -> dict[str, float]:

@@ -73,7 +73,7 @@ class ModelInfo(BaseModel):
 
 
 class Models(BaseModel):
-    """The models of this device; the first answers if none is named."""
+    """The models of this device; the first that has no problem answers if none is named."""
 
     models: list[ModelInfo]
 
@@ -95,7 +95,9 @@ async def llm_generate(
             "say additionalProperties: false, maxLength, maxItems"
         ),
     ] = None,
-    model: Annotated[str, Field(max_length=200, description="which model; left out: the device's first")] = "",
+    model: Annotated[
+        str, Field(max_length=200, description="which model; left out: the device's first that can answer")
+    ] = "",
     max_tokens: Annotated[int, Field(ge=1, le=2**20, description="budget of the answer, in tokens")] = 512,
     max_ms: Annotated[
         int | None,
@@ -115,7 +117,7 @@ async def llm_generate(
     """Answer a conversation with a language model: of a file, which runs here and shows nobody anything, or behind an
     endpoint that this device's config names."""
     llm = ctx.backend(Llm)
-    name = model or llm.names[0]
+    name = model or [*llm.answers, *llm.names][0]
     engine = await llm.answering(name, lambda part: ctx.progress(part, f"loading {name}"))
     asked, left = None if max_ms is None else max_ms / 1000, _left(ctx)
     answer = engine.chat(
