@@ -462,6 +462,23 @@ async def test_the_skill_streams_or_gives_one_item_and_says_which_model_it_was(f
         assert "small" in unknown.value.hint
 
 
+async def test_who_has_to_wait_for_the_answer_to_another_is_told_so(files: tuple[Path, Path]) -> None:
+    class Told(Context):
+        async def progress(self, fraction: float, note: str = "") -> None:
+            notes.append(note)
+
+    notes: list[str] = []
+    async with pack.open({"models": [files[1]], "threads": 1}) as llm:
+        engine = await llm.engine("small")
+        await items(Told(llm), max_tokens=1)
+        assert not notes
+        async with anyio.create_task_group() as group, aclosing(engine.chat(HELLO, max_tokens=40)) as first:
+            await anext(first)
+            group.start_soon(partial(items, Told(llm), max_tokens=1))
+            await anyio.wait_all_tasks_blocked()
+            assert notes == ["small answers somebody else first"]
+
+
 async def test_a_file_that_is_gone_leaves_the_answering_to_the_next_one(
     files: tuple[Path, Path], tmp_path: Path
 ) -> None:

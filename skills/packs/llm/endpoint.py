@@ -115,6 +115,8 @@ class Endpoint:
         self.name, self.settings = name, settings
         self.rate: float | None = None
         """Tokens per second of the last answer."""
+        self.busy: Final = False
+        """Whether who asks must wait for others, as far as is known here."""
         self._strict = True
         """Whether it takes schemas, as far as it is known."""
 

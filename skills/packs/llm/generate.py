@@ -119,6 +119,8 @@ async def llm_generate(
     llm = ctx.backend(Llm)
     name = model or [*llm.answers, *llm.names][0]
     engine = await llm.answering(name, lambda part: ctx.progress(part, f"loading {name}"))
+    if engine.busy:
+        await ctx.progress(0.0, f"{name} answers somebody else first")
     asked, left = None if max_ms is None else max_ms / 1000, _left(ctx)
     answer = engine.chat(
         messages, tools=tools, schema=schema, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
