@@ -325,12 +325,11 @@ class Endpoint:
             if not more:
                 break
             found += more
+        text = self._keyless(found.decode("utf-8", "replace"))
         try:
-            why = complaint(json.loads(bytes(found)))
+            why = complaint(json.loads(text))[:300]
         except (ValueError, RecursionError):
-            why = found.decode("utf-8", "replace")[:200]
-        key = self._key().get("authorization", "").removeprefix("Bearer ")
-        why = why.replace(key, "...") if key else why  # some endpoints show it
+            why = text[:200]
         status, host = response.status_code, self.settings.host
         told = f"{host} answers {status}{f': {why}' if why else ''}"
         if status in AGAIN:
@@ -350,8 +349,13 @@ class Endpoint:
             return UsageError(f"{self.name} does not take this conversation", told, "shorten or mend it")
         return self._nonsense(told)
 
+    def _keyless(self, said: str) -> str:
+        """What an endpoint said, without our key: some show it."""
+        key = self._key().get("authorization", "").removeprefix("Bearer ")
+        return said.replace(key, "...") if key else said
+
     def _nonsense(self, why: str) -> SkillFailed:
-        return SkillFailed(f"{self.name} talks nonsense", why[:300],
+        return SkillFailed(f"{self.name} talks nonsense", self._keyless(why)[:300],
                            f"does url in [settings.llm.endpoints.{self.name}] end with /v1?")  # fmt: skip
 
     def _cut(self, answer: Answer, why: str) -> SlipError:

@@ -233,11 +233,11 @@ def repaired(messages: Sequence[Mapping[str, Any]], answer: str, wrong: str, sch
 
 
 def complaint(said: Any) -> str:
-    """What an endpoint says is wrong, in a few words."""
+    """What an endpoint says is wrong, in its words: as long as they are."""
     error = said.get("error", said.get("message", said.get("detail"))) if isinstance(said, Mapping) else said
     if isinstance(error, Mapping):
         error = error.get("message") or error.get("code") or error
-    return (error if isinstance(error, str) else json.dumps(error, default=str))[:300]
+    return error if isinstance(error, str) else json.dumps(error, default=str)
 
 
 def unfit(text: str, schema: Mapping[str, Any]) -> str:
