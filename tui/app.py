@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final, Protocol
 
 from textual import events
 from textual.app import App, ComposeResult
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.timer import Timer
 
 from ..core.errors import SlipError
@@ -73,7 +73,7 @@ class Monitor(App[None]):
     """The monitor; with a player it shows a recorded trace, and hears no daemon."""
 
     CSS: ClassVar[str] = "Screen { background: ansi_default; }"
-    BINDINGS: ClassVar[list[BindingType]] = []
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+c", "quit", show=False, priority=True)]
     ENABLE_COMMAND_PALETTE = False
     AUTO_FOCUS = None  # else a hidden input has the keys
 

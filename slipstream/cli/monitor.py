@@ -7,10 +7,14 @@ import gc
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import trace
 from ..core.errors import UsageError
 from .parsing import state_of
+
+if TYPE_CHECKING:
+    from ..tui.app import Monitor
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +31,6 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         UsageError: there is no terminal, or no such trace.
     """
-    gc.enable()  # this process is not short-lived
     state = state_of(args)
     if args.web:
         from ..monitor_web import serve
@@ -36,27 +39,39 @@ def main(args: argparse.Namespace) -> int:
         return serve([*command, *(["--replay", args.replay] if args.replay else [])], port=args.port)
     if args.json:
         raise UsageError("slip monitor is for people", "it draws on a terminal", "slip events --json", field="json")
-    if not (sys.stdin.isatty() and sys.stderr.isatty()) and "TEXTUAL_DRIVER" not in os.environ:  # as --web runs it
-        raise UsageError("slip monitor needs a terminal", "it reads keys and draws", "slip events, or slip status")
     if args.replay is not None:
         return replay(trace.find(state, args.replay))
+    _require_terminal()
     from ..monitor_source import DaemonSource
     from ..tui.app import Monitor
 
-    gc.freeze()  # what was imported stays
-    Monitor(DaemonSource(state, read_only=args.read_only)).run()
-    return 0
+    return _run(Monitor(DaemonSource(state, read_only=args.read_only)))
 
 
 def replay(path: Path) -> int:
     """Show a recorded run; the daemon is not needed.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: there is no terminal, or it cannot be read.
     """
+    _require_terminal()
     head, frames = trace.read(path)
     from ..tui.app import Monitor
     from ..tui.player import Player
 
-    Monitor(None, Player(frames, str(head.get("goal") or head.get("run")))).run()
-    return 0
+    return _run(Monitor(None, Player(frames, str(head.get("goal") or head.get("run")))))
+
+
+def _require_terminal() -> None:
+    # keys come from stdin, and Textual draws on stderr; in a browser it has a driver of its own
+    if "TEXTUAL_DRIVER" not in os.environ and not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError("slip monitor needs a terminal", "it is started without one, or its stderr goes elsewhere",
+                         "slip status or slip events --plain, which need none")  # fmt: skip
+
+
+def _run(monitor: Monitor) -> int:
+    """The exit code. The mouse stays the terminal's own: text is marked and copied as everywhere."""
+    gc.enable()  # this process is not short-lived
+    gc.freeze()  # what was imported stays
+    monitor.run(mouse=False)
+    return monitor.return_code or 0

@@ -204,6 +204,13 @@ def test_no_daemon_is_exit_code_3_and_names_the_remedy(
     )
 
 
+def test_a_monitor_without_a_terminal_says_so_and_draws_nothing(slip: Slip, tmp_path: Path) -> None:
+    ended = slip("monitor", "--state", str(tmp_path), stdin=subprocess.DEVNULL)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "needs a terminal" in ended.stderr
+    assert "\x1b" not in ended.stderr
+
+
 def test_no_other_devices_is_a_different_answer_and_exit_code_0(at: Any, clean_env: dict[str, str]) -> None:
     code, shown = on_terminal(["devices"], {**clean_env, "SLIPSTREAM_STATE": str(at.state)})
     assert code == 0

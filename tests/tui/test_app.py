@@ -271,3 +271,17 @@ async def test_without_colour_the_same_words_are_there(monkeypatch: pytest.Monke
     async with Running(started()) as screen:
         await screen.until("● ready")
         assert screen.app.no_color
+
+
+@pytest.mark.parametrize("before", [(), ("colon", "r"), ("slash",), ("question_mark",), ("c",)])
+async def test_control_c_closes_it_whatever_is_open(before: tuple[str, ...]) -> None:
+    held = Held()
+    held.put({**rows(), "consent/hub/q1": {"id": "q1", "skill": "garage.open", "asked_at": 1.0, "until": 9e9}})
+    async with Running(held) as screen:
+        while not isinstance(screen.app.screen, ConsentScreen):
+            await screen.pilot.pause()
+        if before != ("c",):
+            screen.app._consents._shown_at -= GUARD
+            await screen.keys("escape", *before)
+        await screen.keys("ctrl+c")
+        assert not screen.app.is_running
