@@ -20,6 +20,8 @@ from .player import Player
 from .text import Line, Span, duration, fit, right, width_of
 from .ui import VIEWS, Ui, current_run, keys_of, shown_board
 
+_NAME: Final = 20
+"""Cells of this device's name in the first line."""
 STALE_SECONDS: Final = 12.0
 """Without a frame for so long, what is shown may be old, and says so."""
 
@@ -31,8 +33,13 @@ def frame(ui: Ui, live: Board, width: int, height: int, now: float, wall: float)
         wall = 0.0  # its times count from whenever it is begun
     elif ui.player is not None:
         wall = ui.player.at
+    stale = _stale(ui, board, now)
+    if stale:
+        wall = board.time  # nothing is known to go on since
     room = height - 3 - (ui.player is not None)
-    body = _body(ui, board, width, max(1, room), wall)
+    body = _body(ui, board, width, max(1, room - bool(stale)), wall)
+    if stale:
+        body = [((f" ‖ {stale}; what follows is how it was then", "bad"),), *map(_dimmed, body)]
     lines = [_header(ui, board, live, width, now), *body[:room]]
     lines += [()] * (1 + room - len(lines))
     if ui.player is not None:
@@ -58,6 +65,20 @@ def cut(line: Line, width: int) -> Line:
 # -- the frame around the views ----------------------------------------------------------------------------------------
 
 
+def _stale(ui: Ui, board: Board, now: float) -> str:
+    """Why what is shown may not be so any more; empty: it is so."""
+    if ui.help or ui.preview is board or ui.player is not None or not board.time:
+        return ""
+    ago = duration(max(0.0, now - ui.heard))
+    if not ui.connected:
+        return f"the daemon is gone, last heard {ago} ago"
+    return f"nothing was heard of the daemon for {ago}" if now - ui.heard > STALE_SECONDS else ""
+
+
+def _dimmed(line: Line) -> Line:
+    return tuple((text, style if style == "cursor" else "dim") for text, style in line)
+
+
 def _header(ui: Ui, board: Board, live: Board, width: int, now: float) -> Line:
     if ui.player is not None:
         state: Span = ("▶ replay" if ui.player.playing else "‖ replay", "accent")
@@ -70,17 +91,17 @@ def _header(ui: Ui, board: Board, live: Board, width: int, now: float) -> Line:
     devices = len(board.rows["device"])
     runs = sum(row.get("state") in ("running", "cancelling") for row in board.rows["run"].values())
     asked = len(live.rows["consent"])
-    spans: list[Span] = [
-        (" slipstream ", "title"), state, (f"  on {word(board.me.get('name')) or '-'}", ""),
-        (f"  {_many(devices, 'device')}  {_many(runs, 'run')}", ""),
-    ]  # fmt: skip
-    if asked:
+    name = word(board.me.get("name")) or "-"
+    spans: list[Span] = [(" slipstream ", "title"), state]
+    if asked:  # before what may be cut
         spans.append((f"  ?{asked} consent", "warn"))
+    spans += [(f"  on {fit(name, _NAME) if width_of(((name, ''),)) > _NAME else name}", ""),
+              (f"  {_many(devices, 'device')}  {_many(runs, 'run')}", "")]  # fmt: skip
     if board.me.get("simulated") is True:
         spans.append(("  SIMULATED", "busy"))
     mode = "READ-ONLY" if ui.read_only else "READ-WRITE"
-    left = width_of(tuple(spans))
-    return (*spans, (right(mode, max(len(mode) + 2, width - left - 1)), "dim"))
+    shown = cut(tuple(spans), max(1, width - len(mode) - 3))
+    return (*shown, (right(mode, max(len(mode) + 2, width - width_of(shown) - 1)), "dim"))
 
 
 def _many(count: int, what: str) -> str:

@@ -249,3 +249,25 @@ def test_no_stream_whatever_its_order_gaps_and_kinds_brings_a_screen_down(stream
         lines = frame(ui, board, 80, 24, 10.5, BEGAN)
         assert len(lines) == 24
         assert all(width_of(line) <= 80 for line in lines)
+
+
+@pytest.mark.parametrize("view", ["mesh", "plan", "handoffs", "log"])
+@pytest.mark.parametrize("connected", [False, True])
+def test_what_may_not_be_so_any_more_says_so_above_all_else_and_nothing_goes_on(view: str, connected: bool) -> None:
+    ui, board = live(view=view), board_of(rows(trip()), EVENTS)
+    ui.connected = connected
+    early, late = (frame(ui, board, 80, 24, now, BEGAN + now) for now in (40.0, 90.0))
+    assert len(early) == 24
+    assert ("last heard 30.0s ago" if not connected else "for 30.0s") in texts(early)[1]
+    assert "how it was then" in texts(early)[1]
+    assert {style for line in early[2:-2] for _, style in line} <= {"dim", "cursor"}
+    assert early[2:-2] == late[2:-2]
+
+
+def test_what_is_asked_and_whether_this_monitor_may_answer_is_never_cut() -> None:
+    made = rows(trip()) | {"self/": {"id": "p", "name": "long " * 60, "simulated": True}}
+    made["consent/hub/q1"] = {"id": "q1", "skill": "garage.open", "asked_at": BEGAN, "until": BEGAN + 60}
+    for width in (60, 80, 120):
+        first = show(live(read_only=True), board_of(made), width)[0]
+        assert "?1 consent" in first
+        assert first.endswith("READ-ONLY")
