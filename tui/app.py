@@ -89,6 +89,8 @@ class Monitor(App[None]):
         self._consents = Consents(self.board)
         self._painted = self._cost = 0.0
         self._soon: Timer | None = None
+        self._rung: set[str] = set()
+        """The questions that the bell was rung for."""
         self._previewed: Mapping[str, Any] | None = None
         self._played = time.monotonic()
 
@@ -100,7 +102,7 @@ class Monitor(App[None]):
 
     def on_mount(self) -> None:
         """Begin to listen."""
-        self.set_interval(1.0, self.paint_soon)
+        self.set_interval(1.0, self._tick)
         if self._source is not None:
             self.run_worker(self._listen(), exclusive=True, group="listen")
         self.set_interval(1 / RATE, self._go_on)
@@ -132,13 +134,17 @@ class Monitor(App[None]):
         changed = self.board.take(told)
         if any(key.startswith("consent/") for key in changed):
             self._consents.refresh(time.monotonic(), time.time())
-            self._ask_if_idle()
+            self._raise_questions()
         self.paint_soon()
 
-    def _ask_if_idle(self) -> None:
-        """A question comes up by itself, but not over what somebody types; a closed bar looks again."""
-        if self._consents.waiting and not self.ui.read_only and self._idle():
-            self._ask()
+    def _raise_questions(self) -> None:
+        """Put questions to the person that were not put off; when something is typed, once that is done."""
+        fresh = [] if self.ui.read_only else self._consents.fresh
+        if set(fresh) - self._rung:
+            self.bell()
+        self._rung = set(fresh)
+        if fresh and self._idle():
+            self._ask(word(self.board.get("consent", fresh[0]).get("id")))
 
     def _idle(self) -> bool:
         """Whether nobody types into the command bar or a filter, or looks at a question."""
@@ -165,6 +171,10 @@ class Monitor(App[None]):
             self.paint()
         elif self._soon is None:
             self._soon = self.set_timer(wait, self.paint)
+
+    def _tick(self) -> None:
+        self._raise_questions()
+        self.paint_soon()
 
     def on_resize(self, event: events.Resize) -> None:
         """Another size of the terminal."""
@@ -245,18 +255,18 @@ class Monitor(App[None]):
                 sift(self.ui, said.text)
         except ValueError as error:
             self._say(str(error), "bad")
-        self._ask_if_idle()
+        self._raise_questions()
         self.paint()
 
     def on_command_bar_left(self, left: CommandBar.Left) -> None:
         """The command bar was closed."""
-        self._ask_if_idle()
+        self._raise_questions()
         self.paint()
 
     def on_command_bar_said(self, said: CommandBar.Said) -> None:
         """A command was typed."""
         self._obey(said.command)
-        self._ask_if_idle()
+        self._raise_questions()
         self.paint()
 
     def _obey(self, command: Command) -> None:

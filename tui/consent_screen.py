@@ -70,6 +70,7 @@ class ConsentScreen(ModalScreen[None]):
         event.stop()
         event.prevent_default()
         if event.key == "escape" and not self._queue.wanted and not self._queue.guarded(time.monotonic()):
+            self._queue.put_off()
             self.dismiss()
             return
         key = event.character if event.is_printable and event.character else event.key

@@ -67,6 +67,8 @@ class Consents:
         self._wrong = False
         self._answered: set[str] = set()
         """What this monitor answered already, and the daemon has not taken away yet."""
+        self._later: set[str] = set()
+        """What was put off: it does not come up again by itself."""
 
     @property
     def waiting(self) -> list[str]:
@@ -75,10 +77,20 @@ class Consents:
         open_ = [key for key in rows if key not in self._answered]
         return sorted(open_, key=lambda key: (number(rows[key].get("asked_at")) or 0.0, key))
 
+    @property
+    def fresh(self) -> list[str]:
+        """Those of them that nobody put off here."""
+        return [key for key in self.waiting if key not in self._later]
+
+    def put_off(self) -> None:
+        """A person saw the open questions and wants to answer them later."""
+        self._later.update(self.waiting)
+
     def refresh(self, now: float, wall: float) -> None:
         """The board may have changed: show the next question if the shown one is gone. `now` is monotonic."""
         rows = self._board.rows["consent"]
         self._answered &= rows.keys()
+        self._later &= rows.keys()
         if self.key is not None and self.key not in rows:
             self.tell(f"{word(self._row.get('skill'))}: {self._ending(wall)}", now)
         queue = self.waiting

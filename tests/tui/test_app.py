@@ -285,3 +285,31 @@ async def test_control_c_closes_it_whatever_is_open(before: tuple[str, ...]) -> 
             await screen.keys("escape", *before)
         await screen.keys("ctrl+c")
         assert not screen.app.is_running
+
+
+async def test_a_question_that_came_while_something_was_typed_comes_up_after_it_and_rings() -> None:
+    async with Running(held := started()) as screen:
+        await screen.until("ioniq-5")
+        rung: list[None] = []
+        screen.app.bell = lambda: rung.append(None)  # type: ignore[method-assign]
+        await screen.keys("colon", "r")
+        row = {"id": "q1", "skill": "garage.open", "effect": "once", "asked_at": 1.0, "until": 9e9}
+        held.put({"consent/hub/q1": row})
+        await screen.until("?1 consent")
+        assert len(rung) == 1
+        assert not isinstance(screen.app.screen, ConsentScreen)
+        await screen.keys("escape")
+        screen.app._tick()
+        await screen.pilot.pause()
+        assert isinstance(screen.app.screen, ConsentScreen)
+        screen.app._consents._shown_at -= GUARD
+        await screen.keys("escape")
+        held.put({"consent/hub/q1": {**row, "until": 8e9}})
+        screen.app._tick()
+        await screen.pilot.pause()
+        assert not isinstance(screen.app.screen, ConsentScreen)  # it was put off
+        held.put({"consent/hub/q2": {**row, "id": "q2"}})
+        while not isinstance(screen.app.screen, ConsentScreen):
+            await screen.pilot.pause()
+        assert screen.app._consents.key == "hub/q2"
+        assert len(rung) == 2
