@@ -79,7 +79,7 @@ class LiveContext(Context):
     ) -> None:  # fmt: skip
         super().__init__(*backends)
         self.device, self.key, self.caller, self.deadline = invoker.mesh.name, key, caller.device, deadline
-        self._origin = caller.origin or caller.device
+        self._origin, self.private = caller.origin or caller.device, caller.private
         self._invoker, self._on_progress = invoker, on_progress
         self._next_progress = float("-inf")
         # a note is free text: nobody can tell what in it is of what may not leave this device

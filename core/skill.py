@@ -98,6 +98,8 @@ class Context:
     """The id of the device that asked."""
     deadline: float | None = None
     """When it must be done, in seconds on `anyio.current_time`'s clock."""
+    private: bool = False
+    """Whether its arguments hold what may not leave this device."""
 
     def __init__(self, *backends: Any, state: Mapping[str, Any] | None = None) -> None:
         self.state: dict[str, Any] = dict(state or {})

@@ -410,6 +410,28 @@ def test_settings_that_are_not_safe_are_refused(settings: dict[str, Any], says: 
         EndpointSettings(model="m", **settings)
 
 
+async def test_what_may_not_leave_this_device_is_not_sent_to_an_endpoint_elsewhere() -> None:
+    away = {"url": "https://api.example.com/v1", "model": "m", "personal": True}
+    async with served(stream(delta(content="hi"), delta(finish="stop"))) as (far, fake):
+        near = {"url": far.settings.url, "model": "mimo"}
+        async with pack.open({"endpoints": {"away": away, "near": near}}) as llm:
+            ctx = Context(llm)
+            ctx.private = True
+            with pytest.raises(Denied, match="may not leave this device"):
+                [item async for item in llm_generate(ctx, HELLO, model="away")]
+            said = [item async for item in llm_generate(ctx, HELLO, model="near")]
+            assert said[0].text == "hi"
+    assert len(fake.asked) == 1
+
+
+async def test_an_endpoint_that_fails_at_schemas_is_told_of_one_in_words() -> None:
+    good = stream(delta(content='{"n": 1}'), delta(finish="stop"))
+    async with served(plain(500, {"error": {"message": "KeyError"}}), good) as (far, fake):
+        [last] = await answer(far, schema=SCHEMA)
+    assert last.text == '{"n": 1}'
+    assert [asked["response_format"]["type"] for asked in fake.asked] == ["json_schema", "json_object"]
+
+
 async def test_the_skill_answers_by_an_endpoint_and_tells_which_models_are_where() -> None:
     async with served(stream(delta(content="hi"), delta(finish="stop"))) as (far, _):
         near = {"url": far.settings.url, "model": "mimo"}

@@ -49,7 +49,9 @@ class EndpointSettings(BaseModel):
     model: str = Field(max_length=200, description="as the endpoint calls it")
     key_file: Path | None = Field(None, description="a file that only its owner can read (mode 0600), with the key")
     key_env: str | None = Field(None, description="the name of a variable of the environment, with the key")
-    personal: bool = Field(False, description="whether personal conversations may be sent there")
+    personal: bool = Field(
+        False, description="whether personal conversations may be sent there, never device-only values"
+    )
     context: int | None = Field(None, ge=1, description="tokens of a conversation and its answer")
     connect_seconds: float = Field(5.0, gt=0, le=600)
     first_seconds: float = Field(60.0, gt=0, le=3600, description="until the first token")
@@ -194,6 +196,9 @@ class Endpoint:
                 answer.finish = "deadline"
                 return
             except _Wait as error:
+                if schema is not None and strict and error.broken and not answer.said:
+                    strict = False  # llama-cpp-python's server answers 500 to a schema
+                    continue
                 tries += 1
                 wait = _pause(tries, error.after)
                 if tries >= TRIES or answer.said or anyio.current_time() + wait >= until:
@@ -335,7 +340,7 @@ class Endpoint:
         if status in AGAIN:
             busy = Refused(f"{self.name} is busy" if status == 429 else f"{self.name} cannot answer now", told,
                            "try again later, or ask another model")  # fmt: skip
-            return _Wait(busy, _retry_after(response.headers.get("retry-after", "")))
+            return _Wait(busy, _retry_after(response.headers.get("retry-after", "")), broken=status == 500)
         if status in (401, 403):
             return Denied(f"{self.name} does not let this device in", told,
                           f"look at key_file or key_env in [settings.llm.endpoints.{self.name}]")  # fmt: skip
@@ -380,9 +385,9 @@ class _Slow(Exception):
 class _Wait(SlipError):
     """It may go better in `after` seconds; `told` is what to say if it does not."""
 
-    def __init__(self, told: SlipError, after: float | None) -> None:
+    def __init__(self, told: SlipError, after: float | None, *, broken: bool = False) -> None:
         super().__init__(told.what, told.why, told.hint)
-        self.told, self.after = told, after
+        self.told, self.after, self.broken = told, after, broken
 
 
 def _total(took: Sequence[Usage | None]) -> Usage | None:

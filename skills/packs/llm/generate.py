@@ -10,10 +10,11 @@ from uuid import uuid4
 import anyio
 from pydantic import BaseModel, Field, JsonValue
 
-from ....core.errors import SlipError, TimedOut
+from ....core.errors import Denied, SlipError, TimedOut
 from ....core.skill import Context, Cost, Effect, skill
 from ..labels import Personal
 from .backend import Llm
+from .endpoint import Endpoint
 from .local import Finish, Piece, arguments
 
 MARGIN: Final = 0.5
@@ -119,6 +120,9 @@ async def llm_generate(
     llm = ctx.backend(Llm)
     name = model or [*llm.answers, *llm.names][0]
     engine = await llm.answering(name, lambda part: ctx.progress(part, f"loading {name}"))
+    if ctx.private and isinstance(engine, Endpoint) and not engine.settings.here:
+        raise Denied("the conversation holds what may not leave this device", f"{name} is at {engine.settings.host}",
+                     "ask a model that runs on this device", model=name)  # fmt: skip
     if engine.busy:
         await ctx.progress(0.0, f"{name} answers somebody else first")
     asked, left = None if max_ms is None else max_ms / 1000, _left(ctx)
