@@ -158,8 +158,9 @@ async def test_an_answer_by_a_schema_is_json_that_fits_it(engine: Engine) -> Non
 
 async def test_what_nothing_satisfies_is_the_askers_fault_and_the_next_one_is_answered(engine: Engine) -> None:
     pytest.importorskip("llguidance", reason="the extra `llm` is not installed: no llguidance")
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError) as wrong:
         await answer(engine, schema={"type": "string", "minLength": 3, "maxLength": 1})
+    assert (wrong.value.where["field"], "schema" in wrong.value.hint) == ("schema", True)
     assert (await answer(engine, max_tokens=2))[-1].finish == "length"
 
 
@@ -205,8 +206,9 @@ async def test_tools_and_a_schema_together_are_refused(engine: Engine) -> None:
     ],
 )
 async def test_what_will_not_do_is_the_askers_fault(engine: Engine, messages: Any, options: Any) -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError) as wrong:
         await answer(engine, messages, **options)
+    assert wrong.value.hint
     assert not engine.busy
 
 

@@ -453,8 +453,12 @@ def _explained(path: Path) -> Iterator[None]:
     except TemplateError as error:
         raise UsageError("the model does not take this conversation", str(error), "mend messages or tools",
                          field="messages") from None  # fmt: skip
-    except (GenerateError, GrammarError) as error:
-        raise UsageError(error.what, "", error.hint) from None
+    except GrammarError as error:
+        raise UsageError(
+            error.what, "", error.hint or "mend the schema, or ask for less in it", field="schema"
+        ) from None
+    except GenerateError as error:
+        raise UsageError(error.what, "", error.hint or "mend what it names") from None
     except MemoryError as error:
         raise Refused(f"memory ran out for {path.name}", str(error), "take a smaller model, or shorten the "
                       "conversation") from None  # fmt: skip
