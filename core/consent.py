@@ -215,8 +215,10 @@ class Consents:
         """The questions that are open, of this device and of others, oldest first."""
         return sorted((entry.request for entry in self._open.values()), key=lambda request: request.asked_at)
 
-    async def answer(self, request_id: str, answer: str, by: str) -> Stands:
+    async def answer(self, request_id: str, answer: str, by: str, device: str | None = None) -> Stands:
         """What a person at this device says; what stands then, which somebody else may have said just before.
+
+        With `device`, only to a question of that one: ids are of whoever asks, and may be another's too.
 
         Raises:
             UsageError: there is no such question, or it was answered already: by whom, and what.
@@ -224,7 +226,8 @@ class Consents:
         """
         if answer not in ANSWERS:
             raise UsageError(f"{answer!r} is no answer", f"it may be {', '.join(ANSWERS)}", field="answer")
-        found = [entry for (_, known), entry in self._open.items() if known == request_id]
+        found = [entry for (asker, known), entry in self._open.items()
+                 if known == request_id and device in (None, asker)]  # fmt: skip
         if not found:
             raise self._not_open(request_id)
         if len(found) > 1:

@@ -98,7 +98,8 @@ class TrustVerbs:
 
     async def _answer(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:
         answer, request = str(args.get("answer", "")), str(args.get("id", ""))
-        stands = await self._node.gate.consents.answer(request, answer, self._node.name)
+        device = str(args["device"]) if args.get("device") else None
+        stands = await self._node.gate.consents.answer(request, answer, self._node.name, device)
         return {"id": request, "answer": stands.answer, "by": stands.by}
 
     async def _grants(self, args: dict[str, Any], talk: Talk) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from .board import Board, word
 from .canvas import Canvas
 from .command import Command
 from .consent_screen import ConsentScreen
-from .consents import Consents
+from .consents import Answer, Consents
 from .form_screen import FormScreen
 from .keys import Do, press
 from .plan_view import PlanState
@@ -361,13 +361,14 @@ class Monitor(App[None]):
                 self._consents.choose(request)
             self.push_screen(ConsentScreen(self._consents, self._answer))
 
-    async def _answer(self, request: str, answer: str) -> str:
+    async def _answer(self, answer: Answer) -> str:
         """Tell the daemon; what stands then."""
         assert self._source is not None
         try:
-            stands = harmless(await self._source.ask("consent.answer", {"id": request, "answer": answer}))
+            said_to = {"id": answer.request, "answer": answer.answer, "device": answer.device}
+            stands = harmless(await self._source.ask("consent.answer", said_to))
         except SlipError as error:
-            self._consents.failed(request)
+            self._consents.failed(answer)
             said, style = plain("; ".join(part for part in (error.what, error.why) if part)), "bad"
         else:
             said, style = f"{stands.get('by')} said {stands.get('answer')}", "good"

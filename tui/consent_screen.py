@@ -12,7 +12,7 @@ from textual.app import ComposeResult
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from .consents import Consents
+from .consents import Answer, Consents
 from .theme import STYLES
 
 
@@ -27,7 +27,7 @@ class ConsentScreen(ModalScreen[None]):
     }
     """
 
-    def __init__(self, queue: Consents, answer: Callable[[str, str], Awaitable[str]]) -> None:
+    def __init__(self, queue: Consents, answer: Callable[[Answer], Awaitable[str]]) -> None:
         super().__init__()
         self._queue, self._answer = queue, answer
         self._box = Static("", markup=False)
@@ -77,11 +77,11 @@ class ConsentScreen(ModalScreen[None]):
         answer = self._queue.press(key, time.monotonic())
         if answer is not None:
             self._telling += 1
-            self.app.run_worker(self._tell(answer.request, answer.answer))  # the screen's own would end with it
+            self.app.run_worker(self._tell(answer))  # the screen's own would end with it
         self.look()
 
-    async def _tell(self, request: str, answer: str) -> None:
-        said = await self._answer(request, answer)
+    async def _tell(self, answer: Answer) -> None:
+        said = await self._answer(answer)
         self._telling -= 1
         self._queue.refresh(time.monotonic(), time.time())
         if self._queue.key is not None:  # beside the next question, or the same one if the answer did not arrive

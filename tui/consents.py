@@ -46,6 +46,8 @@ class Answer:
 
     request: str
     answer: str
+    device: str
+    """Whose question it is: ids are made by whoever asks."""
 
 
 class Consents:
@@ -190,16 +192,15 @@ class Consents:
         assert self.key is not None
         self._answered.add(self.key)
         self.wanted, self.typed = "", ""
-        return Answer(word(self._row.get("id")), answer)
+        return Answer(word(self._row.get("id")), answer, self.key.partition("/")[0])
 
     def tell(self, text: str, now: float) -> None:
         """Say for a while what became of an answer."""
         self.told, self._told_until = plain(text), now + TOLD
 
-    def failed(self, request: str) -> None:
+    def failed(self, answer: Answer) -> None:
         """An answer did not arrive: the question is open as before."""
-        rows = self._board.rows["consent"]
-        self._answered -= {key for key in self._answered if word(rows.get(key, {}).get("id")) == request}
+        self._answered.discard(f"{answer.device}/{answer.request}")
 
     def _show(self, key: str | None) -> None:
         self.key, self._shown_at = key, inf

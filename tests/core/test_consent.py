@@ -518,6 +518,19 @@ async def test_a_question_under_the_id_of_another_one_is_answered_for_neither() 
         assert asked.value == "waiting"
 
 
+async def test_an_answer_that_names_its_device_reaches_no_question_of_another_one_under_that_id() -> None:
+    async with running() as mesh:
+        asked = mesh.ask()
+        await mesh.deliver()
+        phone = mesh.devices["phone"].consents
+        phone.note("member", {"ask": {**ASK, "id": "id1"}})
+        phone.note("member", {"withdrawn": "id1"})  # just as the person presses a key for it
+        with pytest.raises(UsageError):
+            await phone.answer("id1", "once", "phone", "member")
+        await mesh.deliver()
+        assert asked.value == "waiting"
+
+
 async def test_what_a_person_sees_does_not_change_under_their_hands() -> None:
     async with running() as mesh:
         phone = mesh.devices["phone"].consents

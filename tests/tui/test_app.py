@@ -200,7 +200,7 @@ async def test_a_question_comes_up_and_is_answered_after_its_guard() -> None:
         assert held.asked == []
         screen.app._consents._shown_at -= GUARD  # its time has passed
         await screen.keys("y")
-        assert held.asked == [("consent.answer", {"id": "q1", "answer": "once"})]
+        assert held.asked == [("consent.answer", {"id": "q1", "answer": "once", "device": "hub"})]
         held.put({"consent/hub/q1": None})
         await screen.until("pixel-9 said once")
 

@@ -64,7 +64,7 @@ def desk(*rows: dict[str, Any], wait: float = GUARD) -> Desk:
 @pytest.mark.parametrize(("key", "answer"), [("y", "once"), ("a", "always"), ("n", "no"), ("N", "never")])
 def test_one_key_answers_what_moves_nothing(key: str, answer: str) -> None:
     for effect in HARMLESS:
-        assert desk(asked(effect=effect)).press(key) == [Answer("k1", answer)]
+        assert desk(asked(effect=effect)).press(key) == [Answer("k1", answer, CAR)]
 
 
 @pytest.mark.parametrize("key", ["Y", "A", "enter", "space", "escape", "o", "x", "down", "1", ""])
@@ -80,7 +80,7 @@ def test_keys_from_before_the_question_answer_nothing() -> None:
     assert "read first" in there.look()[-1]
     there.wait(GUARD)
     assert "read first" not in there.look()[-1]
-    assert there.press("y") == [Answer("k1", "once")]
+    assert there.press("y") == [Answer("k1", "once", CAR)]
 
 
 def test_somebody_who_types_on_answers_nothing_however_long_it_takes() -> None:
@@ -89,7 +89,7 @@ def test_somebody_who_types_on_answers_nothing_however_long_it_takes() -> None:
         there.wait(0.15)
         assert there.press(letter) == []
     there.wait(GUARD)
-    assert there.press("n") == [Answer("k1", "no")]
+    assert there.press("n") == [Answer("k1", "no", CAR)]
 
 
 def test_a_question_that_nobody_saw_yet_takes_no_key() -> None:
@@ -122,34 +122,34 @@ def test_a_question_that_says_something_else_now_begins_anew(change: dict[str, A
     there.put(asked(effect="once", **change) if "effect" not in change else asked(**change))
     assert there.press("y") == []
     there.wait(GUARD)
-    assert there.press("y") == [Answer("k1", "once")]
+    assert there.press("y") == [Answer("k1", "once", CAR)]
 
 
 def test_what_stays_open_for_longer_is_the_same_question() -> None:
     there = desk(asked())
     there.put(asked(until=WALL + 90))
-    assert there.press("y") == [Answer("k1", "once")]
+    assert there.press("y") == [Answer("k1", "once", CAR)]
 
 
 def test_the_next_question_is_guarded_too_whatever_became_of_the_one_before() -> None:
     there = desk(asked("k1"), asked("k2", asked_at=WALL + 1))
-    assert there.press("y") == [Answer("k1", "once")]
+    assert there.press("y") == [Answer("k1", "once", CAR)]
     there.look()
     assert there.press("y", "y") == []
     there.wait(GUARD)
     there.put(asked("k3", asked_at=WALL + 2))  # k2 was answered elsewhere
     assert there.press("y") == []
     there.wait(GUARD)
-    assert there.press("n") == [Answer("k3", "no")]
+    assert there.press("n") == [Answer("k3", "no", CAR)]
 
 
 def test_the_oldest_question_comes_first_and_an_older_one_does_not_push_in() -> None:
     there = desk(asked("late", asked_at=WALL + 5), asked("early", asked_at=WALL + 1))
-    assert there.press("n") == [Answer("early", "no")]
+    assert there.press("n") == [Answer("early", "no", CAR)]
     there.look()
     there.put(asked("late", asked_at=WALL + 5), asked("older", asked_at=WALL - 9))
     there.wait(GUARD)
-    assert there.press("n") == [Answer("late", "no")]
+    assert there.press("n") == [Answer("late", "no", CAR)]
 
 
 def test_tab_shows_the_next_one_with_its_own_guard() -> None:
@@ -158,7 +158,7 @@ def test_tab_shows_the_next_one_with_its_own_guard() -> None:
     there.look()
     assert there.press("y") == []
     there.wait(GUARD)
-    assert there.press("y") == [Answer("k2", "once")]
+    assert there.press("y") == [Answer("k2", "once", CAR)]
 
 
 @pytest.mark.parametrize("effect", ["physical", "", "PHYSICAL", "teleport"])
@@ -169,18 +169,18 @@ def test_what_moves_something_is_allowed_by_the_name_in_full_only(effect: str, k
     for wrong in ("", "ioniq", "ioniq-55", "IONIQ-5", "y", CAR):
         assert there.press(*wrong, "enter") == []
     assert any("not its name" in line for line in there.look())
-    assert there.press(*"ioniq-4", "backspace", "5", "enter") == [Answer("k1", answer)]
+    assert there.press(*"ioniq-4", "backspace", "5", "enter") == [Answer("k1", answer, CAR)]
 
 
 @pytest.mark.parametrize(("key", "answer"), [("n", "no"), ("N", "never")])
 def test_what_moves_something_is_denied_by_one_key(key: str, answer: str) -> None:
-    assert desk(asked(effect="physical")).press(key) == [Answer("k1", answer)]
+    assert desk(asked(effect="physical")).press(key) == [Answer("k1", answer, CAR)]
 
 
 def test_letters_of_a_name_are_no_answers_and_esc_goes_back_to_them() -> None:
     there = desk(asked(effect="physical", device_name="nanny's van"))
     assert there.press("y", *"nanny's N", "escape") == []
-    assert there.press("n") == [Answer("k1", "no")]
+    assert there.press("n") == [Answer("k1", "no", CAR)]
 
 
 @pytest.mark.parametrize(
@@ -207,10 +207,10 @@ def test_an_answer_that_did_not_arrive_can_be_given_again() -> None:
     assert there.press("y")
     there.look()
     assert there.press("y") == []
-    there.consents.failed("k1")
+    there.consents.failed(Answer("k1", "", CAR))
     there.look()
     there.wait(GUARD)
-    assert there.press("n") == [Answer("k1", "no")]
+    assert there.press("n") == [Answer("k1", "no", CAR)]
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ class Anything(RuleBasedStateMachine):
             assert self.open[str(shown)]["id"] == answer.request
             if self.open[str(shown)]["effect"] not in HARMLESS and answer.answer in ("once", "always"):
                 assert self.letters.endswith("ioniq-5enter"), "it moved without the name"
-            self.desk.consents.failed(answer.request)  # so that it can be answered again
+            self.desk.consents.failed(answer)  # so that it can be answered again
         self.desk.look()
         self.watch()
 

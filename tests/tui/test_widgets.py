@@ -17,7 +17,7 @@ from slipstream.tui.bar import CommandBar, FilterBar
 from slipstream.tui.board import Board
 from slipstream.tui.command import Command
 from slipstream.tui.consent_screen import ConsentScreen
-from slipstream.tui.consents import GUARD, Consents
+from slipstream.tui.consents import GUARD, Answer, Consents
 from slipstream.tui.form_screen import FormScreen
 
 from .scenes import board_of, rows, trip
@@ -220,9 +220,9 @@ class Asking:
         self.board.take({"seq": self.seq, "time": self.clock.at, "whole": True, "rows": made})
         self.seq += 1
 
-    async def answer(self, request: str, answer: str) -> str:
-        self.answers.append((request, answer))
-        return f"hub said {answer}"
+    async def answer(self, answer: Answer) -> str:
+        self.answers.append((answer.request, answer.answer))
+        return f"hub said {answer.answer}"
 
     async def after(self, pilot: Pilot[None], seconds: float, *keys: str) -> None:
         self.clock.at += seconds
@@ -253,8 +253,8 @@ async def test_a_question_is_answered_by_a_key_after_its_guard_and_the_screen_go
 async def test_an_answer_that_did_not_arrive_is_told_and_the_question_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     asking = Asking(monkeypatch)
 
-    async def fails(request: str, answer: str) -> str:
-        asking.screen._queue.failed(request)
+    async def fails(answer: Answer) -> str:
+        asking.screen._queue.failed(answer)
         return "the hub is away"
 
     asking.screen = ConsentScreen(Consents(asking.board), fails)
@@ -272,9 +272,9 @@ async def test_an_answer_arrives_though_the_screen_is_closed_at_once(monkeypatch
     asking = Asking(monkeypatch)
     arrives = asyncio.Event()
 
-    async def slow(request: str, answer: str) -> str:
+    async def slow(answer: Answer) -> str:
         await arrives.wait()
-        return await asking.answer(request, answer)
+        return await asking.answer(answer)
 
     asking.screen = ConsentScreen(Consents(asking.board), slow)
     async with asking.app.run_test(size=(80, 24)) as pilot:
