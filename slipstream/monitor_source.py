@@ -16,7 +16,7 @@ from typing import Any, Final
 from . import trace
 from .cli.planfile import read_plan
 from .control import ANSWER_SECONDS, REPLY_LIMIT, VERSION, encode
-from .core.errors import NotRunning, SlipError, TimedOut, from_wire
+from .core.errors import NotRunning, SlipError, TimedOut, UsageError, from_wire
 from .places import short_path, socket_of
 
 DEPTH: Final = 3
@@ -48,8 +48,10 @@ class DaemonSource:
         """What a plan file says, with values for its inputs, as the verbs `plan` and `run` take it.
 
         Raises:
-            UsageError: the file cannot be read.
+            UsageError: it is no file, or cannot be read.
         """
+        if not Path(file).is_file():  # of a terminal or a pipe the screen would wait for what never comes
+            raise UsageError(f"{file} is no plan file", "it is not there, or no plain file", ":run FILE.json")
         return read_plan(file, inputs)
 
     def traces(self) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from slipstream.core import plan as plans
 from slipstream.core.errors import UsageError
 from slipstream.core.skill import Context, Cost, Effect, skill
 from slipstream.feed import Feed, Viewer
+from slipstream.monitor_source import DaemonSource
 from slipstream.perfetto import export
 from slipstream.tui.board import Board
 from slipstream.tui.player import Player
@@ -246,3 +248,10 @@ def test_a_trace_that_is_not_there_names_the_next_step(tmp_path: Path, named: st
     with pytest.raises(UsageError) as error:
         trace.read(trace.find(tmp_path, named))
     assert error.value.hint == "slip trace list"
+
+
+def test_a_monitor_waits_for_no_pipe_or_terminal_in_the_place_of_a_plan(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "plan.json")
+    for name in (str(tmp_path / "plan.json"), "-", str(tmp_path), str(tmp_path / "none.json")):
+        with pytest.raises(UsageError, match="no plan file"):
+            DaemonSource(tmp_path, read_only=True).plan(name, {})
