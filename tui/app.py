@@ -22,7 +22,7 @@ from .board import Board, word
 from .canvas import Canvas
 from .command import Command
 from .consent_screen import ConsentScreen
-from .consents import Answer, Consents
+from .consents import GUARD, Answer, Consents
 from .form_screen import FormScreen
 from .keys import Do, press
 from .plan_view import PlanState
@@ -92,6 +92,7 @@ class Monitor(App[None]):
         self._rung: set[str] = set()
         """The questions that the bell was rung for."""
         self._previewed: Mapping[str, Any] | None = None
+        self._previewed_at = 0.0
         self._played = time.monotonic()
 
     def compose(self) -> ComposeResult:
@@ -222,7 +223,11 @@ class Monitor(App[None]):
             case Do("open", run) if self._source is not None:
                 self._try(self._open(run))
             case Do("start") if self._previewed is not None and not self.ui.read_only:
-                self._try(self._start(self._previewed))
+                # an enter that was meant for the command starts nothing that nobody saw yet
+                if time.monotonic() >= self._previewed_at + GUARD:
+                    self._try(self._start(self._previewed))
+                else:
+                    self._previewed_at = time.monotonic()
 
     def _shown(self) -> Board:
         return shown_board(self.ui, self.board)
@@ -302,7 +307,7 @@ class Monitor(App[None]):
         assert self._source is not None
         plan = self._source.plan(file, inputs)
         answer = await self._source.ask("plan", plan)
-        self._previewed = plan
+        self._previewed, self._previewed_at = plan, time.monotonic()
         self.ui.preview = preview_board(answer["plan"], self.board.me)
         self.ui.view, self.ui.detail, self.ui.plan = "plan", None, PlanState()
         if self.ui.read_only:

@@ -152,6 +152,9 @@ async def test_a_plan_is_shown_before_it_is_started() -> None:
         await screen.type(":run trip.json city=Bonn")
         await screen.until("planned")
         assert held.asked == [("plan", {"plan": {"file": "trip.json"}, "inputs": {"city": "Bonn"}})]
+        await screen.keys("enter", "enter")
+        assert len(held.asked) == 1  # it was meant for the command
+        screen.app._previewed_at -= GUARD
         await screen.keys("enter")
         await screen.until("run r1 began")
         assert held.asked[1][1]["detach"] is True
