@@ -5,6 +5,7 @@ A step's says why it is where it is: what was predicted of it on every device, a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from rich.cells import cell_len, chop_cells
 
 from .board import Board, Row, number, word
 from .lanes import names, step_rows
+from .log_view import clock
 from .text import Line, Span, duration, fit, right, size
 from .words import GLYPHS, how, joules
 
@@ -102,6 +104,15 @@ def handoff_lines(board: Board, key: str, width: int) -> list[Line]:
     before, after = row.get("owner_before"), row.get("owner_after")
     lines += _said("owner", f"{board.name_of(before)} before, {board.name_of(after)} after", width)
     return lines + _phases(row.get("phases"), width)
+
+
+def event_lines(event: Row, width: int) -> list[Line]:
+    """An event with all that it says, however long."""
+    lines = [_cut(((f" {word(event.get('kind'))}", "title"), (f"  {clock(number(event.get('time')))}", "")), width), ()]
+    for name, value in event.items():
+        if name not in ("kind", "time", "seq", "v"):
+            lines += _said(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), width)
+    return lines
 
 
 # -- pieces of a step --------------------------------------------------------------------------------------------------

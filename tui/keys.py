@@ -68,6 +68,8 @@ def _in_view(ui: Ui, board: Board, key: str, height: int) -> Do | None:
                 step = ui.log.chosen.get("step")
                 if step and ui.log.chosen.get("run"):
                     ui.detail, ui.top = ("step", f"{ui.log.chosen.get('run')}/{step}"), 0
+                else:
+                    ui.event, ui.detail, ui.top = ui.log.chosen, ("event", word(ui.log.chosen.get("kind"))), 0
         case "replay" if ui.player is None:
             keys = [word(row.get("run")) for row in ui.traces]
             if by is not None:

@@ -12,7 +12,7 @@ from typing import Final
 
 from . import handoff_view, mesh_view
 from .board import Board, number, word
-from .detail import device_lines, handoff_lines, step_lines
+from .detail import device_lines, event_lines, handoff_lines, step_lines
 from .help import help_lines
 from .log_view import clock, event_line, sentence
 from .plan_view import plan_lines
@@ -147,7 +147,10 @@ def _body(ui: Ui, board: Board, width: int, height: int, wall: float) -> list[Li
     if ui.help:
         return _scrolled(ui, help_lines(ui.view, width), height)
     if ui.detail is not None:
-        return _scrolled(ui, ui.page if ui.detail[0] == "page" else _detail(board, *ui.detail, width), height)
+        kind, key = ui.detail
+        if kind in ("page", "event"):
+            return _scrolled(ui, ui.page if kind == "page" else event_lines(ui.event, width), height)
+        return _scrolled(ui, _detail(board, kind, key, width), height)
     match ui.view:
         case "plan":
             return _plan(ui, board, width, height, wall)

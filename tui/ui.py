@@ -30,7 +30,8 @@ class Ui:
     plan: PlanState = field(default_factory=PlanState)
     log: Log = field(default_factory=Log)
     detail: tuple[str, str] | None = None
-    """A kind of row and its key; `page`: what a command answered."""
+    """A kind of row and its key; `page`: what a command answered; `event`: one of the log."""
+    event: Row = field(default_factory=dict)
     page: Sequence[Line] = ()
     top: int = 0
     """First line shown of detail and help."""

@@ -271,3 +271,14 @@ def test_what_is_asked_and_whether_this_monitor_may_answer_is_never_cut() -> Non
         first = show(live(read_only=True), board_of(made), width)[0]
         assert "?1 consent" in first
         assert first.endswith("READ-ONLY")
+
+
+def test_what_an_event_says_beyond_its_line_is_a_key_away() -> None:
+    why = "it does not belong to this mesh, and nobody here has ever heard of it; " * 3
+    board = board_of(rows(), [{"seq": 1, "time": BEGAN, "kind": "warning", "what": "a stranger", "why": why}])
+    ui = live(view="log")
+    type_(ui, board, "k", "enter")
+    shown = show(ui, board)
+    assert " ".join(" ".join(shown[3:-2]).split()).endswith(why.strip())
+    type_(ui, board, "escape")
+    assert ui.detail is None
