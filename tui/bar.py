@@ -74,7 +74,9 @@ class CommandBar(_Bar):
 
     def __init__(self, board: Callable[[], Board], files: Callable[[], Sequence[str]]) -> None:
         super().__init__()
-        self._board, self._files = board, files
+        self._board, self._find = board, files
+        self._found: Sequence[str] | None = None
+        """The plan files, as they were when one was first to be offered since the bar was opened."""
         self._offered: list[Completion] = []
         self._chosen = 0
         self._head = ""
@@ -87,7 +89,7 @@ class CommandBar(_Bar):
     def open(self, text: str = "") -> None:
         """Show what there is to type."""
         super().open(text)
-        self._back, self._wrong = 0, ""
+        self._back, self._wrong, self._found = 0, "", None
         self._offer()
 
     def on_input_changed(self, event: Input.Changed) -> None:
@@ -140,6 +142,11 @@ class CommandBar(_Bar):
                 return
         event.stop()
         event.prevent_default()
+
+    def _files(self) -> Sequence[str]:
+        if self._found is None:  # folders are not looked through at every key
+            self._found = self._find()
+        return self._found
 
     def _is_said(self) -> bool:
         """Whether the line is one that was said before, and not changed since."""

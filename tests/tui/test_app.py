@@ -316,3 +316,14 @@ async def test_a_question_that_came_while_something_was_typed_comes_up_after_it_
             await screen.pilot.pause()
         assert screen.app._consents.key == "hub/q2"
         assert len(rung) == 2
+
+
+async def test_folders_are_looked_through_once_for_a_command_not_at_every_key() -> None:
+    held, looked = started(), list[int]()
+    held.files = lambda: looked.append(1) or ["trip.json"]  # type: ignore[method-assign,func-returns-value]
+    async with Running(held) as screen:
+        await screen.until("ioniq-5")
+        for times in (1, 2):
+            await screen.keys("colon", *"run", "space", *"trip")
+            assert len(looked) == times
+            await screen.keys("escape")
