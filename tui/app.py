@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from typing import Any, ClassVar, Final, Protocol
@@ -103,6 +104,8 @@ class Monitor(App[None]):
 
     def on_mount(self) -> None:
         """Begin to listen."""
+        if not (self.is_headless or self.is_web):  # else the terminal would stay as it was drawn
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.exit, None, 128 + signal.SIGTERM)
         self.set_interval(1.0, self._tick)
         if self._source is not None:
             self.run_worker(self._listen(), exclusive=True, group="listen")

@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +209,24 @@ def test_a_monitor_without_a_terminal_says_so_and_draws_nothing(slip: Slip, tmp_
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "needs a terminal" in ended.stderr
     assert "\x1b" not in ended.stderr
+
+
+def test_a_monitor_that_is_told_to_end_leaves_the_terminal_as_it_was(clean_env: dict[str, str], tmp_path: Path) -> None:
+    ours, its = pty.openpty()
+    command = [sys.executable, "-m", "slipstream", "monitor", "--state", str(tmp_path)]
+    env = {**clean_env, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
+    with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env=env) as process:
+        os.close(its)
+        drawn = b""
+        while b"no daemon" not in drawn:
+            drawn += os.read(ours, 65536)
+        process.send_signal(signal.SIGTERM)
+        with suppress(OSError):  # how a terminal ends
+            while more := os.read(ours, 65536):
+                drawn += more
+        assert process.wait() == 128 + signal.SIGTERM
+    os.close(ours)
+    assert drawn.rindex(b"\x1b[?1049l") > drawn.rindex(b"\x1b[?1049h")
 
 
 def test_no_other_devices_is_a_different_answer_and_exit_code_0(at: Any, clean_env: dict[str, str]) -> None:
