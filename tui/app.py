@@ -217,10 +217,10 @@ class Monitor(App[None]):
                 if text:
                     self.copy_to_clipboard(text)
                     self._say(f"copied: {text}", "dim")
+            case Do("live") if self._source is None:
+                self._say("this is a recorded run; q closes it", "dim")
             case Do("live"):
                 self.ui.player = None
-                if self._source is None:
-                    self.exit()
             case Do("traces") if self._source is not None:
                 self._try(self._list_traces())
             case Do("open", run) if self._source is not None:

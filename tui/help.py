@@ -10,7 +10,7 @@ _EVERYWHERE: Final = (
     ("1 2 3 4 5", "mesh, plan, handoffs, log, replay"), (":", "command: run a plan, call a skill, ping, approve ..."),
     ("/", "filter this list: dev:car skill:nav.* !progress words"), ("enter", "look closer"), ("esc", "back"),
     ("y", "copy what is chosen"), ("c", "questions that wait for a yes or no; tab: the next"),
-    ("q", "quit (the daemon goes on)"),
+    ("q ctrl+c", "quit (the daemon goes on)"),
 )  # fmt: skip
 _LIST: Final = (("j k ↓ ↑ PgDn PgUp g G", "choose a row"),)
 _VIEWS: Final = {
@@ -32,7 +32,7 @@ _VIEWS: Final = {
     ),
     "handoffs": (*_LIST, ("✓ ⇄ ✗", "done, moving, failed"), ("TOOK", "from the first phase to the last")),
     "log": (
-        *_LIST, ("space", "pause, go on"), ("G", "follow what comes"),
+        *_LIST, ("enter", "all that an event says"), ("space", "pause, go on"), ("G", "follow what comes"),
         ("/skill:nav.* dev:car !progress", "all of these words, and no line with progress"),
         ("dev:", "a device's name, id or kind"),
     ),

@@ -257,6 +257,8 @@ async def test_a_replay_without_a_daemon_shows_what_a_monitor_showed_then() -> N
         assert [line.rstrip() for line in screen.lines()] == drawn
         await screen.type(":ping hub")
         await screen.until("can only be looked at")
+        await screen.keys("escape", "escape")
+        await screen.until("q closes it")
 
 
 async def test_a_filter_is_typed_and_a_wrong_one_says_why() -> None:
