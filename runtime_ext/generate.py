@@ -28,7 +28,7 @@ from .model import Session, Stopped
 from .tokens import Decoder, Tokenizer
 
 Reason = Literal["stop", "length", "eos", "cancelled", "context", "deadline", "dead end"]
-VERSION: Final = 1
+VERSION: Final = 2
 """Of what `Generation.state` holds."""
 CHUNK: Final = 128
 """Tokens of a prompt between two looks at the clock: as many as the model takes through its layers at once."""
@@ -72,8 +72,8 @@ class Options:
     """End there; or forget: a beginning of at most a quarter stays, and the latest half is read again after it.
 
     That is exact, as if the tokens that stay had been the whole conversation; it takes the time of reading half a
-    context, and makes room for a quarter or more. Blocks that were sent elsewhere before are then of other tokens, from
-    where the session's differ: from there on they are sent again.
+    context, and makes room for a quarter or more. Blocks that were sent elsewhere are sent again from where the tokens
+    differ; and the answer goes on only in a context of the same size, which decides where it forgets.
     """
     speculate: bool | None = None
     """None: where it is measured to pay."""
@@ -302,9 +302,10 @@ class Generation:
 
     def _slide(self) -> None:
         session, pending = self._session, self._pending
-        tokens = session.tokens + pending
-        session.rewind(min(self.usage.prompt, session.context // 4))
-        pending[:] = tokens[-max(1, session.context // 2) :]
+        tokens, first = session.tokens + pending, min(self.usage.prompt, session.context // 4)
+        held = min(first, len(session))  # less, where a grammar forced much before anything was read
+        session.rewind(held)
+        pending[:] = tokens[held:first] + tokens[-max(1, session.context // 2) :]
 
     def _choose(self, row: int) -> list[int] | Reason:
         """The next token after a row of the pass, and those that a grammar forces then; or why there is none."""
@@ -405,6 +406,7 @@ class Generation:
         return {
             "version": VERSION,
             "options": asdict(self.options) | {"stop": list(self.options.stop)},
+            "context": self._session.context,
             "held": len(self._session),
             "digest": _digest(self._session.tokens),
             "pending": self._pending[:],
@@ -436,6 +438,9 @@ class Generation:
         self = cls.__new__(cls)
         try:
             options = Options(**state["options"] | {"stop": tuple(state["options"]["stop"])})
+            if options.context_full == "slide" and (size := state["context"]) != session.context:
+                raise GenerateError(f"the answer forgets at {size} tokens, not {session.context}",
+                                    f"restore the session with a context of {size}")  # fmt: skip
             self.usage = Usage(**state["usage"])
             grammar = None if state["grammar"] is None else Grammar(tokenizer, *state["grammar"])
             session.random = state["random"]
@@ -479,9 +484,9 @@ def _check(state: Mapping[str, Any]) -> None:
     if state.get("version") != VERSION:
         raise GenerateError(f"the generation is of version {state.get('version')!r:.20}; supported: {VERSION}")
     kinds: dict[str, tuple[type, ...]] = {
-        "options": (dict,), "held": (int,), "digest": (bytes,), "pending": (list,), "generated": (list,),
-        "bytes": (bytes,), "text": (str,), "random": (int,), "grammar": (list, NoneType), "left": (float, NoneType),
-        "usage": (dict,), "reason": (str, NoneType),
+        "options": (dict,), "context": (int,), "held": (int,), "digest": (bytes,), "pending": (list,),
+        "generated": (list,), "bytes": (bytes,), "text": (str,), "random": (int,), "grammar": (list, NoneType),
+        "left": (float, NoneType), "usage": (dict,), "reason": (str, NoneType),
     }  # fmt: skip
     wrong = [name for name, kind in kinds.items() if name not in state or type(state[name]) not in kind]
     if wrong or state["reason"] not in (None, *get_args(Reason)):

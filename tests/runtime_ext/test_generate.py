@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import threading
 from array import array
@@ -308,9 +309,10 @@ def test_what_has_ended_stays_ended_elsewhere() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"version": 2}, "version 2; supported: 1"),
+        ({"version": 1}, "version 1; supported: 2"),
         ({"held": 3}, "does not hold the 3 tokens"),
         ({"digest": b""}, "does not hold"),
+        ({"context": "x"}, "cannot be read"),
         ({"generated": [10**9]}, "tokens that are none here"),
         ({"pending": ["x"]}, "tokens that are none here"),
         ({"options": {}}, "cannot be read"),
@@ -420,6 +422,33 @@ def test_what_slides_goes_on_for_many_contexts_in_the_same_room_wherever_it_move
     fresh.advance([*session.tokens, 5])
     session.advance([5])
     assert session.logits() == fresh.logits()
+
+
+def test_what_a_grammar_forces_at_once_may_be_longer_than_the_context_where_it_slides() -> None:
+    pytest.importorskip("llguidance", reason="the extra `llm` is not installed: no llguidance")
+    model, tokenizer = loaded()
+    said = "The window is closed and the cabin is warm, " * 4
+    grammar = Grammar.of_regex(tokenizer, re.escape(said) + "[a-z]{3}")
+    prompt = tokenizer.encode("The car is parked")
+    generation = Generation(Session(model, 24), tokenizer, prompt, Options(context_full="slide"), grammar)
+    assert whole(list(generation)).startswith(said)
+    assert generation.reason == "eos"
+    assert generation._session.tokens[:6] == prompt[:6]
+
+
+def test_an_answer_that_slides_goes_on_in_a_context_of_the_same_size_only() -> None:
+    def larger(generation: Any) -> Session:
+        session = generation._session
+        return Session.restore(session.model, session.tokens, session.blocks(), session.tail(), 512)
+
+    for options, goes_on in ((Options(max_tokens=30), True), (Options(max_tokens=30, context_full="slide"), False)):
+        generation = begun(options)
+        next(generation)
+        if goes_on:
+            list(Generation.resume(larger(generation), loaded()[1], generation.state()))
+            continue
+        with pytest.raises(GenerateError, match="not 512; restore the session with a context of 256"):
+            Generation.resume(larger(generation), loaded()[1], generation.state())
 
 
 # Ends from outside

@@ -60,6 +60,14 @@ BITS: dict[tuple[str, str], tuple[str, str]] = {
 }
 """By architecture and type: the beginnings of the SHA-256 of the file, and of the logits in those rows."""
 
+KV_BITS: dict[tuple[str, str], str] = {
+    ("qwen2", "F32"): "b84d0af339039508",
+    ("qwen2", "Q4_0"): "72935a3f1eaecebb",
+    ("llama", "F32"): "7d3d4a1dfe14fa10",
+    ("qwen3", "Q8_0"): "b15ae80791c0e265",
+}
+"""The same of the logits where keys and values are kept in 8 bits."""
+
 
 def models() -> ModuleType:
     spec = importlib.util.spec_from_file_location("make_gguf", MAKE)
@@ -71,15 +79,15 @@ def models() -> ModuleType:
     return found
 
 
-def rows(path: Path) -> list[list[float]]:
+def rows(path: Path, kv: str = "f16") -> list[list[float]]:
     with Gguf.open(path) as gguf:
-        session = Session(Model(gguf), len(TOKENS))
+        session = Session(Model(gguf), len(TOKENS), kv=kv)
     session.advance(TOKENS, wanted=len(TOKENS))
     return [session.logits(row) for row in ROWS]
 
 
-def bits(path: Path) -> tuple[str, str]:
-    logits = array("f", [value for row in rows(path) for value in row])
+def bits(path: Path, kv: str = "f16") -> tuple[str, str]:
+    logits = array("f", [value for row in rows(path, kv) for value in row])
     if sys.byteorder == "big":
         logits.byteswap()
     return sha256(path.read_bytes()).hexdigest()[:16], sha256(logits.tobytes()).hexdigest()[:16]
@@ -106,6 +114,14 @@ def test_bits_are_the_same_everywhere(arch: str, kind: str, make: ModuleType, tm
     assert logits == BITS[arch, kind][1]
 
 
+@pytest.mark.parametrize(("arch", "kind"), KV_BITS)
+def test_bits_are_the_same_everywhere_with_keys_and_values_in_8_bits(
+    arch: str, kind: str, make: ModuleType, tmp_path: Path
+) -> None:
+    make.make(tmp_path / "m.gguf", kind=kind, arch=arch)
+    assert bits(tmp_path / "m.gguf", "q8_0")[1] == KV_BITS[arch, kind]
+
+
 def test_the_table_is_of_these_numerics() -> None:
     assert NUMERICS == 1
 
@@ -115,3 +131,6 @@ if __name__ == "__main__":
         for arch, kind in BITS:
             models().make(Path(folder, "m.gguf"), kind=kind, arch=arch)
             print(f"    {(arch, kind)}: {bits(Path(folder, 'm.gguf'))},".replace("'", '"'))
+        for arch, kind in KV_BITS:
+            models().make(Path(folder, "m.gguf"), kind=kind, arch=arch)
+            print(f"    {(arch, kind)}: {bits(Path(folder, 'm.gguf'), 'q8_0')[1]!r},".replace("'", '"'))
