@@ -14,6 +14,7 @@ from array import array
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import pytest
 
@@ -79,14 +80,14 @@ def models() -> ModuleType:
     return found
 
 
-def rows(path: Path, kv: str = "f16") -> list[list[float]]:
+def rows(path: Path, kv: Literal["f16", "q8_0"] = "f16") -> list[list[float]]:
     with Gguf.open(path) as gguf:
         session = Session(Model(gguf), len(TOKENS), kv=kv)
     session.advance(TOKENS, wanted=len(TOKENS))
     return [session.logits(row) for row in ROWS]
 
 
-def bits(path: Path, kv: str = "f16") -> tuple[str, str]:
+def bits(path: Path, kv: Literal["f16", "q8_0"] = "f16") -> tuple[str, str]:
     logits = array("f", [value for row in rows(path, kv) for value in row])
     if sys.byteorder == "big":
         logits.byteswap()
