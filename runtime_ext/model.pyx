@@ -445,7 +445,8 @@ cdef class Session:
                     want = min(want, here)
                     failed = model_pass(
                         &self.model.c, self.model.k, self.model.pool, self._scratch, self._table, self._form, at + done,
-                        ids + done, here, want, self._logits + <size_t>max(0, wanted - (n - done)) * vocabulary, &self._stop)
+                        ids + done, here, want, self._logits + <size_t>max(0, wanted - (n - done)) * vocabulary,
+                        &self._stop)
                     done += here
             if failed:
                 atomic_store(&self._stop, 0)
