@@ -102,8 +102,8 @@ def parse(board: Board, text: str) -> Command:
         rest, on = _option(rest, "--on")
         if on:
             args["on"] = _device(board, on)
-    plain = [w for w in rest if not (verb.values and _is_value(w))]
-    values = [w for w in rest if verb.values and _is_value(w)]
+    values = [w for w in rest[1:] if verb.values and _is_value(w)]  # the first word is what it is about: a file's name
+    plain = [w for i, w in enumerate(rest) if i == 0 or not (verb.values and _is_value(w))]
     inputs = dict(w.split("=", 1) for w in values)
     if len(inputs) < len(values):
         twice = Counter(w.partition("=")[0] for w in values).most_common(1)[0][0]
@@ -212,7 +212,7 @@ def complete(board: Board, text: str, files: Callable[[], Sequence[str]]) -> lis
     known = VERBS.get(verb)
     if known is None:
         return []
-    plainly = [w for w in rest if not (known.values and _is_value(w))]
+    plainly = [w for i, w in enumerate(rest) if i == 0 or not (known.values and _is_value(w))]
     if verb == "call" and rest and rest[-1] == "--on":
         offered = _devices(board, plainly[0])
     elif len(plainly) < len(known.words):

@@ -27,7 +27,7 @@ FILES = ["examples/trip.json", "odd name.json"]
     [
         ("run trip.json city=Bonn n=2", Command("run", {"file": "trip.json"}, {"city": "Bonn", "n": "2"})),
         ("plan 'odd name.json'", Command("plan", {"file": "odd name.json"})),
-        ("plan", Command("plan_view")),
+        ("plan", Command("plan_view")), ("run a=b c=d", Command("run", {"file": "a=b"}, {"c": "d"})),
         ("call nav.route to=x --on hub", Command("call", {"on": "hub", "skill": "nav.route"}, {"to": "x"})),
         ("cancel r", Command("cancel", {"run": "r1"})),
         ("move tell hub", Command("move", {"step": "r1/tell", "device": "hub"})),
