@@ -106,11 +106,3 @@ def _battery(row: Row) -> tuple[Span, ...]:
     style = "good" if charge >= 0.4 else "busy" if charge >= 0.15 else "bad"
     mark = "+" if row.get("charging") is True else " "
     return (("█" * full + "░" * (_BAR - full), style), (f" {charge * 100:3.0f}%{mark}", ""))
-
-
-def battery_words(row: Row) -> str:
-    """A device's power in words."""
-    charge = number(row.get("battery"))
-    if charge is None:
-        return "mains" if row.get("charging") is True else "not told"
-    return f"{min(1.0, max(0.0, charge)) * 100:.0f}%{', charging' if row.get('charging') is True else ''}"

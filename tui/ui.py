@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from . import handoff_view, mesh_view
 from .board import Board, Row, number
@@ -102,8 +102,3 @@ def sift(ui: Ui, text: str) -> None:
     ui.filter_text[ui.view] = text.strip()
     if ui.view == "log":
         ui.log.sift(text)
-
-
-def rows_of(value: Any) -> list[Row]:
-    """The maps in a list from elsewhere."""
-    return [row for row in value if isinstance(row, Mapping)] if isinstance(value, list) else []
